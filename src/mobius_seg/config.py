@@ -1,0 +1,166 @@
+"""What a model is, as data: one frozen dataclass, written as JSON beside the weights."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from mobius_seg.errors import InputError
+from mobius_seg.files import write_text
+
+Mixing = Literal["plain", "deformable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Every choice that shapes the network; the same values rebuild the same network.
+
+    Attributes:
+        name: preset name, e.g. ``mobius-n``.
+        backbone: timm model name.
+        backbone_args: further arguments of ``timm.create_model`` as (name, value) pairs.
+        pyramid: build a simple feature pyramid from the last map (plain ViTs have one stride only).
+        input_size: longest side in pixels that ``predict`` resizes to unless told otherwise.
+        image_mean: per-channel mean in 0..1 that is subtracted from the image.
+        image_std: per-channel deviation in 0..1 that the image is divided by.
+        bottleneck_stride: stride b of the bottleneck, a power of two, 8..64.
+        width: channels C of tokens and queries.
+        mask_width: channels of the mask features at stride 4.
+        heads: attention heads; divides ``width``.
+        mixing: token mixing at the bottleneck: plain attention or multi-scale deformable attention.
+        mixing_layers: number of mixing layers.
+        mixing_ffn: hidden width of the feed-forward part of a mixing layer.
+        fusion_width: inner width of the image-text attention.
+        token_strides: strides whose tokens compete to become queries.
+        memory_strides: strides whose tokens the decoder attends to.
+        queries: number of queries Q.
+        decoder_layers: number of decoder layers L.
+        decoder_ffn: hidden width of the feed-forward part of a decoder layer.
+        deformable_points: sampling points per head and level (deformable attention only).
+        text_dim: dimension D of the text vectors.
+        text_encoder: identity of the text encoder that the weights were trained with.
+        objectness_weight: share alpha of the object column in a name's score (see calibration.py).
+        gate_init: initial value of the gated residuals of the scatter step.
+        prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
+        initial_scale: initial scale of the cosine class head.
+        max_scale: upper clamp of that scale.
+        expected_params: parameters of this preset, stated and tested (0 = not stated).
+        expected_gmac: cost in GMAC at the preset's input, 80 names, stated and tested (0 = not stated).
+    """
+
+    name: str
+    backbone: str
+    backbone_args: tuple[tuple[str, Any], ...] = ()
+    pyramid: bool = False
+    input_size: int = 448
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    bottleneck_stride: int = 32
+    width: int = 128
+    mask_width: int = 64
+    heads: int = 8
+    mixing: Mixing = "plain"
+    mixing_layers: int = 2
+    mixing_ffn: int = 512
+    fusion_width: int = 128
+    token_strides: tuple[int, ...] = (8, 16)
+    memory_strides: tuple[int, ...] = (16,)
+    queries: int = 100
+    decoder_layers: int = 4
+    decoder_ffn: int = 512
+    deformable_points: int = 4
+    text_dim: int = 384
+    text_encoder: str = "all-MiniLM-L6-v2"
+    objectness_weight: float = 0.5
+    gate_init: float = 0.1
+    prior_logit: float = -4.6
+    initial_scale: float = 10.0
+    max_scale: float = 50.0
+    expected_params: int = 0
+    expected_gmac: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be built.
+
+        Raises:
+            InputError: names the field, the value and what is allowed.
+        """
+        _require(self.bottleneck_stride in (8, 16, 32, 64), self, "bottleneck_stride", "8, 16, 32, 64")
+        _require(self.width % 4 == 0 and self.width > 0, self, "width", "a positive multiple of 4")
+        _require(self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width")
+        _require(
+            self.heads > 0 and self.fusion_width % self.heads == 0,
+            self,
+            "fusion_width",
+            "a multiple of heads",
+        )
+        _require(self.mixing in ("plain", "deformable"), self, "mixing", "plain, deformable")
+        _require(self.mixing_layers >= 0, self, "mixing_layers", "0 or more")
+        _require(self.queries >= 1, self, "queries", "1 or more")
+        _require(self.decoder_layers >= 1, self, "decoder_layers", "1 or more")
+        _require(self.input_size >= 32, self, "input_size", "32 or more")
+        _require(0.0 <= self.objectness_weight <= 1.0, self, "objectness_weight", "0 to 1")
+        for field in ("token_strides", "memory_strides"):
+            strides = getattr(self, field)
+            ok = len(strides) > 0 and all(s in (4, 8, 16, 32, 64) for s in strides)
+            _require(ok, self, field, "a non-empty choice of 4, 8, 16, 32, 64")
+
+    def to_json(self) -> str:
+        """The configuration as JSON text, one key per field."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_json` to ``path``, whole or not at all."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "config.json") -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Args:
+            text: the JSON text.
+            where: name used in error messages.
+
+        Raises:
+            InputError: the text is not JSON, or a field is unknown, missing or of a wrong kind.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{where}: not valid JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: expected a JSON object, got {type(values).__name__}")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise InputError(f"{where}: unknown field {unknown[0]!r}; this is not a mobius-seg config")
+        missing = sorted({"name", "backbone"} - set(values))
+        if missing:
+            raise InputError(f"{where}: field {missing[0]!r} is missing")
+        defaults = cls(name="default", backbone="default")
+        for key, value in values.items():
+            values[key] = _coerce(key, value, getattr(defaults, key), where)
+        return cls(**values)
+
+
+def _coerce(key: str, value: Any, example: Any, where: str) -> Any:
+    """Turn a JSON value into the kind of ``example`` or say that it is of the wrong kind."""
+    if isinstance(example, tuple) and isinstance(value, list):
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if isinstance(example, bool) or isinstance(value, bool):
+        fits = isinstance(example, bool) and isinstance(value, bool)
+    elif isinstance(example, float):
+        fits = isinstance(value, (int, float))
+    else:
+        fits = isinstance(value, type(example))
+    if not fits:
+        kind = type(example).__name__
+        raise InputError(f"{where}: field {key!r} is {value!r}, expected a {kind}")
+    return float(value) if isinstance(example, float) else value
+
+
+def _require(condition: bool, config: ModelConfig, field: str, allowed: str) -> None:
+    """Raise an InputError naming the field, its value and what is allowed."""
+    if not condition:
+        raise InputError(f"ModelConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}")

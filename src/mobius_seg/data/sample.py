@@ -1,0 +1,222 @@
+"""One image and what is known about it, and how samples become a batch.
+
+There is no branch per data set: a sample says what it knows (boxes, masks, names, an expression),
+and a loss term applies where its target exists.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobius_seg.errors import InputError
+from mobius_seg.text import TextEncoder
+from mobius_seg.types import TextPrompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One annotated image.
+
+    Attributes:
+        image: uint8 [3, H, W], RGB.
+        boxes_xyxy: float32 [M, 4] in pixels.
+        masks: bool [M, H, W], or None where only boxes are known.
+        names: one name per instance, or None where no names are known (class-agnostic).
+        exhaustive: True when every instance of every name is annotated, so that a name that is not
+            among ``names`` is known to be absent.
+        absent: names known to be absent (federated annotation); used when not exhaustive.
+        expression: a referring expression for this image, or None.
+        referred: indices of the instances that the expression means.
+    """
+
+    image: Tensor
+    boxes_xyxy: Tensor
+    masks: Tensor | None
+    names: tuple[str, ...] | None
+    exhaustive: bool = True
+    absent: tuple[str, ...] = ()
+    expression: str | None = None
+    referred: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the losses compare one image with.
+
+    Attributes:
+        boxes_M4: cxcywh in 0..1.
+        masks_MHW: bool, or None where no masks are known.
+        columns_MK: bool [M, K], True where column k of the prompt names instance m.
+        known_K: bool [K], True where column k is a trusted negative for instances it does not name.
+        has_object: True when every object of the image is annotated, so the object column is trusted.
+    """
+
+    boxes_M4: Tensor
+    masks_MHW: Tensor | None
+    columns_MK: Tensor
+    known_K: Tensor
+    has_object: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images, one prompt for all of them, and the targets.
+
+    Attributes:
+        images_B3HW: uint8.
+        prompt: the vocabulary of this step; masked columns differ by image.
+        targets: one per image.
+    """
+
+    images_B3HW: Tensor
+    prompt: TextPrompt
+    targets: list[Target]
+
+
+class Vocabulary:
+    """Names with their text vectors, and an encoder for what is not among them.
+
+    Args:
+        names: the names that can be drawn as negatives.
+        embeddings_KD: one L2-normalised vector per name, [K, D].
+        encoder: encodes expressions and unknown names; None where only ``names`` occur.
+    """
+
+    def __init__(
+        self, names: Sequence[str], embeddings_KD: Tensor, encoder: TextEncoder | None = None
+    ) -> None:
+        """See the class."""
+        if len(names) != len(embeddings_KD):
+            raise InputError(f"{len(names)} names but {len(embeddings_KD)} embeddings")
+        self.names = list(names)
+        self.embeddings_KD = embeddings_KD.float()
+        self.encoder = encoder
+        self._row = {name: row for row, name in enumerate(self.names)}
+
+    def row(self, name: str) -> int:
+        """Row of a name.
+
+        Raises:
+            InputError: the name is not in the vocabulary.
+        """
+        if name not in self._row:
+            raise InputError(f"name {name!r} is not in the training vocabulary")
+        return self._row[name]
+
+
+def collate(
+    samples: Sequence[Sample],
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    negatives: tuple[int, int] = (50, 400),
+) -> Batch:
+    """Join samples into a batch under one vocabulary.
+
+    The names of a step are the positives of all its images plus sampled negatives, in random order;
+    their number is drawn log-uniformly so that small and large vocabularies are both trained. Every
+    image sees the names that it can say something about; an image with an expression sees one
+    column, the expression; an image without names sees none and is asked for every object.
+
+    Args:
+        samples: images of equal height and width.
+        vocabulary: where names and expressions get their vectors.
+        rng: source of the negatives.
+        negatives: smallest and largest number of sampled negatives.
+
+    Raises:
+        InputError: image sizes differ, or an expression needs an encoder that is not there.
+    """
+    sizes = {tuple(sample.image.shape) for sample in samples}
+    if len(sizes) != 1:
+        raise InputError(f"images of one batch must have one size, got {sorted(sizes)}")
+    rows = _step_names(samples, vocabulary, rng, negatives)
+    name_column = {row: column for column, row in enumerate(rows)}
+    columns = max(len(rows), 1) if any(s.expression is not None for s in samples) else len(rows)
+    pooled_BKD, tokens, tokens_mask = _prompt_vectors(samples, vocabulary, rows, columns)
+    mask_BK = torch.zeros(len(samples), columns, dtype=torch.bool)
+    targets = []
+    for i, sample in enumerate(samples):
+        named_MK = torch.zeros(len(sample.boxes_xyxy), columns, dtype=torch.bool)
+        known_K = torch.zeros(columns, dtype=torch.bool)
+        if sample.expression is not None:
+            mask_BK[i, 0] = known_K[0] = True
+            named_MK[list(sample.referred), 0] = True
+        elif sample.names is not None:
+            mask_BK[i, : len(rows)] = True
+            for m, name in enumerate(sample.names):
+                named_MK[m, name_column[vocabulary.row(name)]] = True
+            known_K[: len(rows)] = sample.exhaustive
+            for name in sample.absent + sample.names:
+                known_K[name_column[vocabulary.row(name)]] = True
+        targets.append(_target(sample, named_MK, known_K))
+    prompt = TextPrompt(pooled_BKD, mask_BK, tokens, tokens_mask)
+    return Batch(
+        images_B3HW=torch.stack([s.image for s in samples]), prompt=prompt, targets=targets
+    )
+
+
+def _step_names(
+    samples: Sequence[Sample],
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    negatives: tuple[int, int],
+) -> list[int]:
+    """Rows of the vocabulary that this step uses: positives, known absents, sampled negatives."""
+    rows: set[int] = set()
+    for sample in samples:
+        if sample.expression is None and sample.names is not None:
+            rows.update(vocabulary.row(name) for name in sample.names + sample.absent)
+    if not rows:
+        return []
+    low, high = (min(n, len(vocabulary.names)) for n in negatives)
+    wanted = round(float(np.exp(rng.uniform(np.log(max(low, 1)), np.log(max(high, 1))))))
+    extra = rng.choice(len(vocabulary.names), size=wanted, replace=False) if high > 0 else []
+    rows.update(int(row) for row in extra)
+    order = sorted(rows)
+    rng.shuffle(order)
+    return order
+
+
+def _prompt_vectors(
+    samples: Sequence[Sample], vocabulary: Vocabulary, rows: list[int], columns: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Pooled vectors [B, K, D] and, where an image has an expression, its sub-word tokens."""
+    dim = vocabulary.embeddings_KD.shape[1]
+    pooled_BKD = torch.zeros(len(samples), columns, dim)
+    pooled_BKD[:, : len(rows)] = vocabulary.embeddings_KD[rows]
+    spoken = [i for i, sample in enumerate(samples) if sample.expression is not None]
+    if not spoken:
+        return pooled_BKD, None, None
+    if vocabulary.encoder is None:
+        raise InputError("expressions need a text encoder; this vocabulary has none")
+    features = vocabulary.encoder.encode([str(samples[i].expression) for i in spoken])
+    length = features.tokens_KTD.shape[1]
+    tokens_BTD = torch.zeros(len(samples), length, dim)
+    mask_BT = torch.zeros(len(samples), length, dtype=torch.bool)
+    pooled_BKD[spoken] = 0.0
+    pooled_BKD[spoken, 0] = features.pooled_KD.float()
+    tokens_BTD[spoken] = features.tokens_KTD.float()
+    mask_BT[spoken] = features.tokens_mask_KT
+    return pooled_BKD, tokens_BTD, mask_BT
+
+
+def _target(sample: Sample, named_MK: Tensor, known_K: Tensor) -> Target:
+    """Boxes to cxcywh in 0..1; the rest as it is."""
+    height, width = sample.image.shape[1:]
+    x0, y0, x1, y1 = (sample.boxes_xyxy.float() / _wh(width, height)).unbind(-1)
+    boxes_M4 = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], dim=-1)
+    return Target(
+        boxes_M4=boxes_M4,
+        masks_MHW=sample.masks,
+        columns_MK=named_MK,
+        known_K=known_K,
+        has_object=sample.exhaustive,
+    )
+
+
+def _wh(width: int, height: int) -> Tensor:
+    """Divisor that takes xyxy pixels to 0..1."""
+    return torch.tensor([width, height, width, height], dtype=torch.float32)

@@ -1,0 +1,134 @@
+"""The family: each preset states only the numbers that differ from the defaults."""
+
+from collections.abc import Callable
+
+from mobius_seg.config import ModelConfig
+from mobius_seg.errors import InputError
+
+_LITE = {
+    "image_mean": (127 / 255, 127 / 255, 127 / 255),
+    "image_std": (128 / 255, 128 / 255, 128 / 255),
+}
+_HALF = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+
+
+def mobius_test() -> ModelConfig:
+    """A model for unit tests: seconds to train, kilobytes to store."""
+    return ModelConfig(
+        name="mobius-test",
+        backbone="test_efficientnet",
+        input_size=64,
+        width=32,
+        mask_width=16,
+        heads=4,
+        mixing_layers=1,
+        mixing_ffn=64,
+        fusion_width=32,
+        queries=12,
+        decoder_layers=2,
+        decoder_ffn=64,
+        **_HALF,
+    )
+
+
+def mobius_p() -> ModelConfig:
+    """Phone in real time, browser."""
+    return ModelConfig(
+        name="mobius-p",
+        backbone="mobilenetv4_conv_small",
+        input_size=512,
+        queries=80,
+        decoder_layers=3,
+    )
+
+
+def mobius_n() -> ModelConfig:
+    """Phone, small CPU."""
+    return ModelConfig(name="mobius-n", backbone="tf_efficientnet_lite0", input_size=448, **_LITE)
+
+
+def mobius_s() -> ModelConfig:
+    """Phone, CPU, more accurate."""
+    return ModelConfig(
+        name="mobius-s",
+        backbone="tf_efficientnet_lite2",
+        input_size=512,
+        width=192,
+        mixing_layers=3,
+        mixing_ffn=768,
+        fusion_width=192,
+        queries=150,
+        decoder_layers=6,
+        decoder_ffn=768,
+        **_LITE,
+    )
+
+
+def _accelerator(name: str, backbone: str, **changes: object) -> ModelConfig:
+    """What the three accelerator sizes share (design: b = 16, C = 256, deformable mixing)."""
+    values: dict[str, object] = {
+        "input_size": 800,
+        "bottleneck_stride": 16,
+        "width": 256,
+        "mask_width": 256,
+        "mixing": "deformable",
+        "mixing_layers": 6,
+        "mixing_ffn": 1024,
+        "fusion_width": 512,
+        "token_strides": (8, 16, 32),
+        "memory_strides": (16, 32, 64),
+        "queries": 300,
+        "decoder_layers": 9,
+        "decoder_ffn": 1024,
+    }
+    values.update(changes)
+    return ModelConfig(name=name, backbone=backbone, **values)  # type: ignore[arg-type]
+
+
+def mobius_m() -> ModelConfig:
+    """Edge accelerator."""
+    return _accelerator("mobius-m", "resnet50")
+
+
+def mobius_l() -> ModelConfig:
+    """Accelerator."""
+    return _accelerator(
+        "mobius-l",
+        "swin_large_patch4_window12_384",
+        backbone_args=(("strict_img_size", False),),
+    )
+
+
+def mobius_h() -> ModelConfig:
+    """Accelerator, highest accuracy."""
+    return _accelerator(
+        "mobius-h",
+        "eva02_large_patch14_448",
+        backbone_args=(("patch_size", 16), ("dynamic_img_size", True)),
+        pyramid=True,
+        input_size=1536,
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+    )
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {
+    "mobius-test": mobius_test,
+    "mobius-p": mobius_p,
+    "mobius-n": mobius_n,
+    "mobius-s": mobius_s,
+    "mobius-m": mobius_m,
+    "mobius-l": mobius_l,
+    "mobius-h": mobius_h,
+}
+
+
+def get_preset(name: str) -> ModelConfig:
+    """The configuration of a preset.
+
+    Raises:
+        InputError: no preset has this name; the message lists those that exist.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown model {name!r}; allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]()

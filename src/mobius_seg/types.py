@@ -1,0 +1,102 @@
+"""What goes into the network and what comes out.
+
+Shape legend of the whole project: B batch, Q queries, C width, K names (columns of a prompt),
+T sub-word tokens, D text dimension, L decoder layers, N image tokens, M mask width or instances,
+H and W pixels, h and w the same at stride 4. Boxes are cxcywh in 0..1 unless named otherwise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """What the network is asked for; what it holds decides what is done.
+
+    Attributes:
+        pooled_BKD: [B or 1, K, D] L2-normalised text vectors, one column per name or expression.
+            A leading 1 is shared by the batch. K = 0 asks for every object.
+        pooled_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
+        tokens_BTD: [B or 1, T, D] sub-word token vectors of an expression, None for names.
+        tokens_mask_BT: bool [B or 1, T], True = a real token; None = all are real.
+    """
+
+    pooled_BKD: Tensor
+    pooled_mask_BK: Tensor | None = None
+    tokens_BTD: Tensor | None = None
+    tokens_mask_BT: Tensor | None = None
+
+    @classmethod
+    def everything(cls, text_dim: int) -> Self:
+        """A prompt without a column: every object is asked for."""
+        return cls(torch.zeros(1, 0, text_dim))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "TextPrompt":
+        """The same prompt on another device and, for the vectors, in another dtype."""
+        return TextPrompt(
+            self.pooled_BKD.to(device, dtype),
+            None if self.pooled_mask_BK is None else self.pooled_mask_BK.to(device),
+            None if self.tokens_BTD is None else self.tokens_BTD.to(device, dtype),
+            None if self.tokens_mask_BT is None else self.tokens_mask_BT.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """Predictions of one stage: 0 is the query selection, 1..L are the decoder layers.
+
+    Attributes:
+        logits_BQK: score of each query against each column of the prompt, before the sigmoid.
+        object_logits_BQ: score against the learned "object" vector, before the sigmoid.
+        boxes_BQ4: cxcywh in 0..1.
+        mask_embed_BQM: vectors whose product with the mask features gives the mask logits.
+    """
+
+    logits_BQK: Tensor
+    object_logits_BQ: Tensor
+    boxes_BQ4: Tensor
+    mask_embed_BQM: Tensor
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """Predictions of the auxiliary dense head on the tokens (training only).
+
+    Attributes:
+        logits_BNK: [B, N, K] before the sigmoid.
+        object_logits_BN: [B, N] before the sigmoid.
+        boxes_BN4: [B, N, 4] cxcywh in 0..1.
+        centers_N2: [N, 2] token centres, x and y in 0..1.
+        strides_N: [N] stride of each token in pixels.
+    """
+
+    logits_BNK: Tensor
+    object_logits_BN: Tensor
+    boxes_BN4: Tensor
+    centers_N2: Tensor
+    strides_N: Tensor
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Everything the network says about a batch.
+
+    Attributes:
+        layers: one entry per stage that ran, the query selection first.
+        mask_features_BMhw: [B, M, H/4, W/4].
+        text_BKC: the columns of the prompt as the class head saw them, L2-normalised.
+        dense: the auxiliary head's predictions in training, None otherwise.
+    """
+
+    layers: list[LayerOutput]
+    mask_features_BMhw: Tensor
+    text_BKC: Tensor
+    dense: DenseOutput | None = field(default=None)
+
+    def mask_logits(self, layer: int = -1) -> Tensor:
+        """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""
+        embed_BQM = self.layers[layer].mask_embed_BQM
+        return torch.einsum("bqm,bmhw->bqhw", embed_BQM, self.mask_features_BMhw)
