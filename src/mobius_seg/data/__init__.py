@@ -1,0 +1,1 @@
+"""Pictures, names and scenes."""
