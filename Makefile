@@ -1,0 +1,73 @@
+# Everything starts here; `make help` lists it. Each target makes or reuses .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Stamps: rebuilt when the project's requirements change.
+FULL := $(VENV)/.installed-full
+DEMO := $(VENV)/.installed-demo
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CODE := src tests benchmarks
+OVERLAYS := demo
+PACK := assets/pack.safetensors
+MINUTES ?= 240
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint type ci bench assets train-release clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[demo]'
+	touch $@
+
+# The full installation contains what the demo needs.
+$(FULL): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[train,eval,dev]'
+	touch $(DEMO) $@
+
+demo: $(DEMO) ## segment two real photographs with the shipped weights into demo/
+	@photos=$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(f("skimage").submodule_search_locations[0])')/data && \
+	$(BIN)/mobius-seg segment "$$photos/chelsea.png" --names "cat" --out $(OVERLAYS) && \
+	$(BIN)/mobius-seg segment "$$photos/coffee.png" --names "coffee cup,spoon" --out $(OVERLAYS) && \
+	echo "Overlays: $(CURDIR)/$(OVERLAYS)/chelsea.png and $(CURDIR)/$(OVERLAYS)/coffee.png"
+
+test: $(FULL) ## the fast tests, then the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+lint: $(FULL) ## ruff: format check and rules
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+type: $(FULL) ## mypy, strict
+	$(BIN)/mypy
+
+ci: lint type test ## what has to pass before a change lands
+
+assets: $(FULL) ## fetch the object packages and pack their cut-outs (once; about 1 GB)
+	$(BIN)/mobius-seg assets fetch
+	$(BIN)/mobius-seg assets pack
+
+$(PACK):
+	$(MAKE) assets
+
+train-release: $(FULL) | $(PACK) ## train mobius-n as it was trained for release (MINUTES=240)
+	$(BIN)/mobius-seg train --preset mobius-n --out runs/mobius-n --minutes $(MINUTES) --resume
+
+bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it again
+	$(BIN)/python benchmarks/run_setup.py
+	$(BIN)/python benchmarks/run_import.py
+	$(BIN)/python benchmarks/run_speed.py
+	$(BIN)/python benchmarks/run_quality.py
+	$(BIN)/python benchmarks/sheet.py
+	$(BIN)/python benchmarks/report.py
+
+clean: ## remove caches and build results (keeps .venv, assets/ and runs/)
+	rm -rf build dist $(OVERLAYS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
