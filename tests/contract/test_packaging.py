@@ -1,5 +1,6 @@
 """What the package declares, and that a built wheel stands on its own."""
 
+import ast
 import hashlib
 import re
 import subprocess
@@ -13,6 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAX_CORE_DEPENDENCIES = 10
+DISTRIBUTIONS = {  # where the import name is not that of the package
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "vtkmodules": "vtk",
+}
 # The text as apache.org and Debian ship it, leading blank line included.
 APACHE_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 
@@ -46,6 +52,27 @@ def test_ranges_have_no_upper_end() -> None:
 
 def test_extras_are_there() -> None:
     assert {"train", "eval", "export", "dev"} <= set(_project()["optional-dependencies"])
+
+
+def test_imports_are_declared() -> None:
+    project = _project()
+    declared = {_name(r) for r in project["dependencies"]}
+    for extra in project["optional-dependencies"].values():
+        declared |= {_name(r) for r in extra}
+    undeclared = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            for module in (name.partition(".")[0] for name in modules):
+                package = DISTRIBUTIONS.get(module, module.replace("_", "-")).lower()
+                if module not in sys.stdlib_module_names | {"mobius_seg"}:
+                    undeclared |= {package} - declared
+    assert not undeclared
 
 
 def test_constraints_pin_what_ci_installs() -> None:
