@@ -37,6 +37,7 @@ class ModelConfig:
         queries: number of queries Q.
         decoder_layers: number of decoder layers L.
         decoder_ffn: hidden width of the feed-forward part of a decoder layer.
+        cross_attention: how decoder queries read the memory: plain or deformable.
         deformable_points: sampling points per head and level (deformable attention only).
         text_dim: dimension D of the text vectors.
         text_encoder: identity of the text encoder that the weights were trained with.
@@ -69,6 +70,7 @@ class ModelConfig:
     queries: int = 100
     decoder_layers: int = 4
     decoder_ffn: int = 512
+    cross_attention: Mixing = "plain"
     deformable_points: int = 4
     text_dim: int = 384
     text_encoder: str = "all-MiniLM-L6-v2"
@@ -86,9 +88,13 @@ class ModelConfig:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
-        _require(self.bottleneck_stride in (8, 16, 32, 64), self, "bottleneck_stride", "8, 16, 32, 64")
+        _require(
+            self.bottleneck_stride in (8, 16, 32, 64), self, "bottleneck_stride", "8, 16, 32, 64"
+        )
         _require(self.width % 4 == 0 and self.width > 0, self, "width", "a positive multiple of 4")
-        _require(self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width")
+        _require(
+            self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width"
+        )
         _require(
             self.heads > 0 and self.fusion_width % self.heads == 0,
             self,
@@ -96,6 +102,12 @@ class ModelConfig:
             "a multiple of heads",
         )
         _require(self.mixing in ("plain", "deformable"), self, "mixing", "plain, deformable")
+        _require(
+            self.cross_attention in ("plain", "deformable"),
+            self,
+            "cross_attention",
+            "plain, deformable",
+        )
         _require(self.mixing_layers >= 0, self, "mixing_layers", "0 or more")
         _require(self.queries >= 1, self, "queries", "1 or more")
         _require(self.decoder_layers >= 1, self, "decoder_layers", "1 or more")
@@ -134,7 +146,9 @@ class ModelConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise InputError(f"{where}: unknown field {unknown[0]!r}; this is not a mobius-seg config")
+            raise InputError(
+                f"{where}: unknown field {unknown[0]!r}; this is not a mobius-seg config"
+            )
         missing = sorted({"name", "backbone"} - set(values))
         if missing:
             raise InputError(f"{where}: field {missing[0]!r} is missing")

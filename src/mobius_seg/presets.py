@@ -80,6 +80,7 @@ def _accelerator(name: str, backbone: str, **changes: object) -> ModelConfig:
         "queries": 300,
         "decoder_layers": 9,
         "decoder_ffn": 1024,
+        "cross_attention": "deformable",
     }
     values.update(changes)
     return ModelConfig(name=name, backbone=backbone, **values)  # type: ignore[arg-type]

@@ -1,0 +1,346 @@
+"""Query selection and the transformer decoder, whose layers and queries can be dropped."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobius_seg.calibration import confidence
+from mobius_seg.config import ModelConfig
+from mobius_seg.heads import CosineClassifier, QueryHeads
+from mobius_seg.layers import (
+    MLP,
+    DeformableAttention,
+    FeedForward,
+    SelfAttention,
+    flatten_map,
+    grid_centers,
+    inverse_sigmoid,
+    merge_heads,
+    sine_position,
+    split_heads,
+)
+from mobius_seg.types import DenseOutput, LayerOutput
+
+
+class QuerySelection(nn.Module):
+    """Tokens compete by their text similarity; the best become queries with a box.
+
+    Args:
+        config: strides of the tokens, number of queries.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.strides = tuple(sorted(config.token_strides))
+        self.norm = nn.LayerNorm(width)
+        self.level = nn.Parameter(torch.zeros(len(self.strides), width))
+        self.classifier = CosineClassifier(config)
+        self.box = MLP(width, width, 4)
+        self.query = nn.Linear(width, width)
+        self.dense_classifier = CosineClassifier(config)
+        self.dense_box = MLP(width, width, 4)
+
+    def forward(
+        self,
+        maps: dict[int, Tensor],
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+        queries: int,
+    ) -> tuple[Tensor, LayerOutput, DenseOutput | None]:
+        """Score every token and keep the best.
+
+        Args:
+            maps: stride -> [B, C, h, w].
+            text_BKC: [B or 1, K, C] columns.
+            column_mask_BK: bool, True = a real column; None = all.
+            object_C: [C].
+            queries: how many to keep at most.
+
+        Returns:
+            Queries [B, Q, C] with Q = min(queries, tokens), the selection's predictions (its mask
+            vectors are filled in by the decoder), and the dense predictions in training.
+        """
+        tokens, centers, anchors, strides = self._tokens(maps)
+        normed = self.norm(tokens)
+        logits, objects = self.classifier(normed, text_BKC, object_C)
+        score_BN = confidence(
+            logits.detach(), objects.detach(), column_mask_BK, self.config.objectness_weight
+        )
+        count = min(queries, score_BN.shape[1])
+        index_BQ = score_BN.topk(count, dim=1).indices
+        picked = normed.gather(1, index_BQ[..., None].expand(-1, -1, normed.shape[2]))
+        boxes = (self.box(picked) + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
+        out = LayerOutput(
+            logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2])),
+            objects.gather(1, index_BQ),
+            boxes,
+            picked[..., :0],
+        )
+        dense = None
+        if self.training:
+            dense_logits, dense_objects = self.dense_classifier(normed, text_BKC, object_C)
+            dense_boxes = (self.dense_box(normed) + inverse_sigmoid(anchors)).sigmoid()
+            dense = DenseOutput(dense_logits, dense_objects, dense_boxes, centers, strides)
+        return self.query(picked), out, dense
+
+    def _tokens(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens [B, N, C], centres [N, 2], anchors cxcywh [N, 4] and strides [N]."""
+        tokens, centers, anchors, strides = [], [], [], []
+        for i, stride in enumerate(self.strides):
+            level = maps[stride]
+            height, width = level.shape[2:]
+            center = grid_centers(height, width, level)
+            side = center.new_tensor([3.0 / width, 3.0 / height]).expand_as(center)
+            tokens.append(flatten_map(level) + self.level[i])
+            centers.append(center)
+            anchors.append(torch.cat([center, side], -1))
+            strides.append(center.new_full((height * width,), float(stride)))
+        return torch.cat(tokens, 1), torch.cat(centers), torch.cat(anchors), torch.cat(strides)
+
+
+class Memory(nn.Module):
+    """Keys and values of the image tokens, projected once and shared by every decoder layer.
+
+    Args:
+        config: strides and form of the cross-attention.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.heads = config.heads
+        self.plain = config.cross_attention == "plain"
+        self.strides = tuple(sorted(config.memory_strides))
+        self.norm = nn.LayerNorm(config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width) if self.plain else None
+
+    def forward(self, maps: dict[int, Tensor]) -> "ProjectedMemory":
+        """Maps by stride -> what :class:`DecoderLayer` reads."""
+        levels = [maps[s] for s in self.strides]
+        shapes = [(m.shape[2], m.shape[3]) for m in levels]
+        tokens = torch.cat([flatten_map(m) for m in levels], 1)
+        normed = self.norm(tokens)
+        value = self.value(normed)
+        if self.key is None:
+            batch = value.shape[0]
+            values = []
+            for part, (h, w) in zip(
+                value.split([h * w for h, w in shapes], 1), shapes, strict=True
+            ):
+                values.append(part.transpose(1, 2).reshape(batch * self.heads, -1, h, w))
+            return ProjectedMemory(shapes, None, None, values)
+        centers = torch.cat([grid_centers(h, w, tokens) for h, w in shapes])
+        position = sine_position(centers, tokens.shape[2]).to(tokens.dtype)
+        key = split_heads(self.key(normed + position), self.heads)
+        return ProjectedMemory(shapes, key, split_heads(value, self.heads), None)
+
+
+class ProjectedMemory:
+    """Keys and values in the form that the cross-attention wants.
+
+    Args:
+        shapes: (height, width) of each level.
+        key: [B, heads, N, D] (plain attention).
+        value: [B, heads, N, D] (plain attention).
+        values: one [B * heads, D, h, w] per level (deformable attention).
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        key: Tensor | None,
+        value: Tensor | None,
+        values: Sequence[Tensor] | None,
+    ) -> None:
+        """See the class."""
+        self.shapes, self.key, self.value, self.values = list(shapes), key, value, values
+
+
+class BoxBias(nn.Module):
+    """Attention bias from where a token lies relative to the query's box, one axis at a time.
+
+    The idea of box-relative position bias (Plain-DETR, Lin et al. 2023): a small MLP on the signed,
+    log-scaled distances to the two sides, for columns and for rows; the bias of a token is the sum.
+
+    Args:
+        heads: attention heads.
+        hidden: hidden width.
+    """
+
+    def __init__(self, heads: int, hidden: int = 32) -> None:
+        """See the class."""
+        super().__init__()
+        self.x, self.y = MLP(4, hidden, heads), MLP(4, hidden, heads)
+
+    def forward(self, boxes_BQ4: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Boxes cxcywh in 0..1 and level shapes -> bias [B, heads, Q, N]."""
+        parts = []
+        for height, width in shapes:
+            column = self._axis(self.x, boxes_BQ4[..., 0::2], width)
+            row = self._axis(self.y, boxes_BQ4[..., 1::2], height)
+            both = row[..., :, None] + column[..., None, :]
+            parts.append(both.flatten(3))
+        return torch.cat(parts, -1)
+
+    def _axis(self, mlp: MLP, box_BQ2: Tensor, cells: int) -> Tensor:
+        """Centre and side along one axis -> [B, heads, Q, cells]."""
+        at = (torch.arange(cells, device=box_BQ2.device, dtype=torch.float32) + 0.5) / cells
+        center, side = box_BQ2[..., None, 0], box_BQ2[..., None, 1].clamp(min=1e-3)
+        low, high = at - (center - side / 2), at - (center + side / 2)
+        distance = torch.stack([low, high, low / side / 8, high / side / 8], -1) * 8
+        scaled = distance.sign() * torch.log2(distance.abs() + 1) / 3
+        bias: Tensor = mlp(scaled)
+        return bias.permute(0, 3, 1, 2)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention to the shared memory, feed-forward; all pre-norm.
+
+    Args:
+        config: widths and form of the cross-attention.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.self_attention = SelfAttention(width, config.heads)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_deformable: DeformableAttention | None = None
+        if config.cross_attention == "deformable":
+            levels = len(config.memory_strides)
+            self.cross_deformable = DeformableAttention(
+                width, config.heads, levels, config.deformable_points
+            )
+        else:
+            self.cross_query = nn.Linear(width, width)
+            self.cross_out = nn.Linear(width, width)
+            self.box_bias = BoxBias(config.heads)
+        self.feed_forward = FeedForward(width, config.decoder_ffn)
+
+    def forward(
+        self, query_BQC: Tensor, boxes_BQ4: Tensor, position_BQC: Tensor, memory: ProjectedMemory
+    ) -> Tensor:
+        """One round of reading.
+
+        Args:
+            query_BQC: [B, Q, C].
+            boxes_BQ4: current boxes, cxcywh in 0..1.
+            position_BQC: encoding of those boxes.
+            memory: projected image tokens.
+
+        Returns:
+            [B, Q, C].
+        """
+        query_BQC = self.self_attention(query_BQC, position_BQC)
+        normed = self.cross_norm(query_BQC) + position_BQC
+        if self.cross_deformable is not None:
+            assert memory.values is not None
+            read = self.cross_deformable(normed, boxes_BQ4, memory.values)
+        else:
+            assert memory.key is not None and memory.value is not None
+            bias = self.box_bias(boxes_BQ4, memory.shapes).to(memory.key.dtype)
+            query = split_heads(self.cross_query(normed), self.heads).to(memory.key.dtype)
+            attended = F.scaled_dot_product_attention(
+                query, memory.key, memory.value, attn_mask=bias
+            )
+            read = self.cross_out(merge_heads(attended))
+        out: Tensor = self.feed_forward(query_BQC + read)
+        return out
+
+
+class Decoder(nn.Module):
+    """Selection, then layers; any prefix of layers and any number of queries may run.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.config = config
+        self.selection = QuerySelection(config)
+        self.memory = Memory(config)
+        self.position = MLP(config.width, config.width, config.width)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.heads = QueryHeads(config)
+
+    def forward(
+        self,
+        maps: dict[int, Tensor],
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+        *,
+        keep: Sequence[int] | None = None,
+        layers: int | None = None,
+    ) -> tuple[list[LayerOutput], DenseOutput | None]:
+        """Run the selection and the layers.
+
+        Args:
+            maps: stride -> [B, C, h, w] after scatter.
+            text_BKC: [B or 1, K, C] columns.
+            column_mask_BK: bool, True = a real column; None = all.
+            object_C: [C].
+            keep: queries that enter layer 1, 2, ... (the last entry repeats); None keeps all. With
+                nothing dropped the result is that of the plain decoder, bit for bit.
+            layers: number of layers to run; None runs all.
+
+        Returns:
+            One output per stage (the selection first), and the dense predictions in training.
+        """
+        depth = len(self.layers) if layers is None else layers
+        first = self.config.queries if not keep else min(keep[0], self.config.queries)
+        query, out, dense = self.selection(maps, text_BKC, column_mask_BK, object_C, first)
+        out = LayerOutput(
+            out.logits_BQK,
+            out.object_logits_BQ,
+            out.boxes_BQ4,
+            self.heads.mask(self.heads.norm(query)),
+        )
+        outputs = [out]
+        boxes = out.boxes_BQ4.detach()
+        memory = self.memory(maps)
+        for i, layer in enumerate(self.layers[:depth]):
+            if keep and i > 0:
+                query, boxes = self._drop(
+                    query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
+                )
+            position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
+            query = layer(query, boxes, position, memory)
+            out = self.heads(query, boxes, text_BKC, object_C)
+            outputs.append(out)
+            boxes = out.boxes_BQ4.detach()
+        return outputs, dense
+
+    def _drop(
+        self,
+        query_BQC: Tensor,
+        boxes_BQ4: Tensor,
+        out: LayerOutput,
+        column_mask_BK: Tensor | None,
+        count: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Keep the ``count`` most confident queries, in their order."""
+        if count >= query_BQC.shape[1]:
+            return query_BQC, boxes_BQ4
+        score_BQ = confidence(
+            out.logits_BQK.detach(),
+            out.object_logits_BQ.detach(),
+            column_mask_BK,
+            self.config.objectness_weight,
+        )
+        index = score_BQ.topk(count, dim=1).indices.sort(1).values[..., None]
+        return (
+            query_BQC.gather(1, index.expand(-1, -1, query_BQC.shape[2])),
+            boxes_BQ4.gather(1, index.expand(-1, -1, 4)),
+        )

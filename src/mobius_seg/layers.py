@@ -1,0 +1,274 @@
+"""Small parts that several rooms of the network share."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them.
+
+    Args:
+        widths: input width, hidden widths, output width.
+    """
+
+    def __init__(self, *widths: int) -> None:
+        """See the class."""
+        parts: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            if i:
+                parts.append(nn.ReLU())
+            parts.append(nn.Linear(before, after))
+        super().__init__(*parts)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm (folds into it at inference), optional ReLU.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel: odd kernel size, "same" padding.
+        stride: spatial stride.
+        groups: convolution groups.
+        activation: add a ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: bool = False,
+    ) -> None:
+        """See the class."""
+        parts: list[nn.Module] = [
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+            ),
+            nn.BatchNorm2d(out_channels),
+        ]
+        if activation:
+            parts.append(nn.ReLU())
+        super().__init__(*parts)
+
+
+class SeparableRefinement(nn.Module):
+    """Residual depthwise 3x3 and pointwise 1x1 convolution (MobileNet form, Howard et al. 2017).
+
+    Args:
+        channels: input and output channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.depthwise = ConvNorm(channels, channels, 3, groups=channels, activation=True)
+        self.pointwise = ConvNorm(channels, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Refine a map [B, C, H, W] -> [B, C, H, W]."""
+        refined: Tensor = x_BCHW + self.pointwise(self.depthwise(x_BCHW))
+        return refined
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward residual (Vaswani et al. 2017) with ReLU.
+
+    Args:
+        width: token width.
+        hidden: hidden width.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mlp = MLP(width, hidden, width)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        out: Tensor = x_BNC + self.mlp(self.norm(x_BNC))
+        return out
+
+
+def split_heads(x_BNC: Tensor, heads: int) -> Tensor:
+    """[B, N, C] -> [B, heads, N, C / heads]."""
+    batch, count, width = x_BNC.shape
+    return x_BNC.reshape(batch, count, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(x_BhND: Tensor) -> Tensor:
+    """[B, heads, N, D] -> [B, N, heads * D]."""
+    batch, heads, count, dim = x_BhND.shape
+    return x_BhND.transpose(1, 2).reshape(batch, count, heads * dim)
+
+
+class SelfAttention(nn.Module):
+    """Pre-norm multi-head self-attention residual; positions are added to queries and keys.
+
+    Args:
+        width: token width.
+        heads: attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key = nn.Linear(width, 2 * width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BNC: Tensor, position_BNC: Tensor) -> Tensor:
+        """[B, N, C] tokens and their positions (broadcastable) -> [B, N, C]."""
+        normed = self.norm(x_BNC)
+        query, key = self.query_key(normed + position_BNC).chunk(2, dim=-1)
+        mixed = F.scaled_dot_product_attention(
+            split_heads(query, self.heads),
+            split_heads(key, self.heads),
+            split_heads(self.value(normed), self.heads),
+        )
+        out: Tensor = x_BNC + self.out(merge_heads(mixed))
+        return out
+
+
+def sine_position(values: Tensor, width: int, temperature: float = 20.0) -> Tensor:
+    """Sine encoding of coordinates (as in DETR, Carion et al. 2020, scaled to 0..1 input).
+
+    Args:
+        values: [..., A] coordinates in 0..1, A per element.
+        width: channels of the result, a multiple of 2 * A.
+        temperature: ratio of the longest to the shortest wavelength step; 20 suits maps of a few
+            dozen cells (DAB-DETR, Liu et al. 2022).
+
+    Returns:
+        [..., width].
+    """
+    axes = values.shape[-1]
+    count = width // (2 * axes)
+    steps = torch.arange(count, device=values.device, dtype=values.dtype) / max(count, 1)
+    angles = values.unsqueeze(-1) * (2 * math.pi * temperature**steps * 0.5)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def grid_centers(height: int, width: int, like: Tensor) -> Tensor:
+    """Centres [H * W, 2] (x, y in 0..1) of the cells of a map, on the device of ``like``."""
+    y = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([grid_x.flatten(), grid_y.flatten()], dim=-1)
+
+
+def flatten_map(x_BCHW: Tensor) -> Tensor:
+    """[B, C, H, W] -> tokens [B, H * W, C]."""
+    return x_BCHW.flatten(2).transpose(1, 2)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
+    """Logit of a probability, clamped to [eps, 1 - eps]."""
+    return torch.logit(x.clamp(eps, 1 - eps))
+
+
+def deformable_sample(
+    values_BhdHW: Sequence[Tensor], locations_BhQP2: Tensor, weights_BhQP: Tensor
+) -> Tensor:
+    """Multi-scale deformable attention (Deformable DETR, Zhu et al. 2021, eq. 3) on grid_sample.
+
+    No tensor has a rank above five: batch and heads are one axis, levels and points are one axis.
+
+    Args:
+        values_BhdHW: one map [B * heads, D, H, W] per level.
+        locations_BhQP2: [B * heads, Q, levels * points, 2] x and y in 0..1, levels outermost.
+        weights_BhQP: [B * heads, Q, levels * points], summing to one.
+
+    Returns:
+        [B * heads, Q, D].
+    """
+    points = locations_BhQP2.shape[2] // len(values_BhdHW)
+    grid = 2 * locations_BhQP2 - 1
+    total = None
+    for level, value in enumerate(values_BhdHW):
+        part = slice(level * points, (level + 1) * points)
+        sampled = F.grid_sample(
+            value, grid[:, :, part], mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        summed = (sampled * weights_BhQP[:, None, :, part]).sum(-1)
+        total = summed if total is None else total + summed
+    assert total is not None, "at least one level"
+    return total.transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Offsets and weights for :func:`deformable_sample`, from the query alone.
+
+    Args:
+        width: token width.
+        heads: attention heads.
+        levels: number of value maps.
+        points: sampling points per head and level.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+        """See the class."""
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.offsets = nn.Linear(width, heads * levels * points * 2)
+        self.weights = nn.Linear(width, heads * levels * points)
+        self.out = nn.Linear(width, width)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Offsets start as one ray per head, a step further per point (Zhu et al. 2021)."""
+        angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        ray = torch.stack([angle.cos(), angle.sin()], -1)
+        ray = ray / ray.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        start = ray[:, None, None, :] * steps[None, None, :, None]
+        start = start.expand(self.heads, self.levels, self.points, 2)
+        with torch.no_grad():
+            self.offsets.weight.zero_()
+            self.offsets.bias.copy_(start.reshape(-1))
+            self.weights.weight.zero_()
+            self.weights.bias.zero_()
+
+    def forward(
+        self, query_BQC: Tensor, reference_BQ4: Tensor, values_BhdHW: Sequence[Tensor]
+    ) -> Tensor:
+        """Read the value maps around each query's reference.
+
+        Args:
+            query_BQC: [B, Q, C].
+            reference_BQ4: cxcywh in 0..1; offsets are in cells of a map where w and h are zero, and
+                in halves of the box divided by the number of points where they are not.
+            values_BhdHW: one map [B * heads, D, H, W] per level.
+
+        Returns:
+            [B, Q, C].
+        """
+        batch, count, _ = query_BQC.shape
+        shape = (batch, count, self.heads, self.levels * self.points)
+        offsets = self.offsets(query_BQC).reshape(batch, count, self.heads, -1)
+        offsets = offsets.transpose(1, 2).reshape(batch * self.heads, count, shape[3], 2)
+        weights = self.weights(query_BQC).reshape(shape).softmax(-1)
+        weights = weights.transpose(1, 2).reshape(batch * self.heads, count, shape[3])
+        reference = reference_BQ4.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
+        cells = [
+            query_BQC.new_tensor([1 / v.shape[3], 1 / v.shape[2]]).expand(self.points, 2)
+            for v in values_BhdHW
+        ]
+        step = torch.cat(cells)[None, None]
+        extent = reference[..., None, 2:]
+        scale = torch.where(extent > 0, extent * (0.5 / self.points), step)
+        locations = reference[..., None, :2] + offsets * scale
+        read = deformable_sample(values_BhdHW, locations, weights)
+        merged = merge_heads(read.reshape(batch, self.heads, count, -1))
+        out: Tensor = self.out(merged)
+        return out

@@ -1,0 +1,96 @@
+"""The network: backbone, bottleneck pixel decoder with text, query selection, decoder, heads."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobius_seg.backbone import Backbone
+from mobius_seg.config import ModelConfig
+from mobius_seg.decoder import Decoder
+from mobius_seg.errors import InputError
+from mobius_seg.pixel_decoder import PixelDecoder
+from mobius_seg.types import ModelOutput, TextPrompt
+
+
+class Mobius(nn.Module):
+    """Universal instance segmentation network.
+
+    Args:
+        config: every choice that shapes it; see :mod:`mobius_seg.presets`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.text_projection = nn.Linear(config.text_dim, config.width)
+        self.object_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.object_column = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
+        self.decoder = Decoder(config)
+        mean = torch.tensor(config.image_mean).view(1, 3, 1, 1)
+        std = torch.tensor(config.image_std).view(1, 3, 1, 1)
+        self.register_buffer("image_mean", mean, persistent=False)
+        self.register_buffer("image_std", std, persistent=False)
+        nn.init.orthogonal_(self.text_projection.weight)
+        nn.init.zeros_(self.text_projection.bias)
+
+    def forward(
+        self,
+        images_B3HW: Tensor,
+        prompt: TextPrompt,
+        *,
+        keep: Sequence[int] | None = None,
+        layers: int | None = None,
+    ) -> ModelOutput:
+        """Segment what the prompt asks for.
+
+        Args:
+            images_B3HW: RGB in 0..1; height and width are multiples of 32.
+            prompt: names, an expression, or no column at all for every object.
+            keep: queries kept for each layer; see :class:`mobius_seg.decoder.Decoder`.
+            layers: number of decoder layers to run; None runs all.
+
+        Raises:
+            InputError: the height or width is not a multiple of 32.
+        """
+        height, width = images_B3HW.shape[2:]
+        if height % 32 or width % 32:
+            raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
+        mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
+        maps = self.backbone((images_B3HW - mean) / std)
+        text_BTC, mask_BT = self._text_tokens(prompt)
+        pixels = self.pixel_decoder(maps, text_BTC, mask_BT)
+        columns = prompt.pooled_BKD.shape[1]
+        text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
+        stages, dense = self.decoder(
+            pixels.maps,
+            text_BKC,
+            prompt.pooled_mask_BK,
+            self.object_column,
+            keep=keep,
+            layers=layers,
+        )
+        return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense)
+
+    def _text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
+        """Object token, pooled columns and sub-word tokens as one sequence, with its mask."""
+        parts = [prompt.pooled_BKD]
+        if prompt.tokens_BTD is not None:
+            parts.append(prompt.tokens_BTD)
+        batch = max(part.shape[0] for part in parts)
+        vectors = torch.cat([part.expand(batch, -1, -1) for part in parts], 1)
+        tokens = self.text_projection(vectors * self.config.text_dim**0.5)
+        first = self.object_token.to(tokens.dtype).expand(batch, 1, -1)
+        tokens = torch.cat([first, tokens], 1)
+        masks = [prompt.pooled_mask_BK, prompt.tokens_mask_BT]
+        if all(mask is None for mask in masks):
+            return tokens, None
+        joined = [tokens.new_ones(batch, 1, dtype=torch.bool)]
+        for part, mask in zip(parts, masks[: len(parts)], strict=True):
+            real = tokens.new_ones(1, part.shape[1], dtype=torch.bool) if mask is None else mask
+            joined.append(real.expand(batch, -1))
+        return tokens, torch.cat(joined, 1)

@@ -1,0 +1,291 @@
+"""Bottleneck pixel decoder: gather, fuse, mix, scatter (docs/model.md, "Pixel decoder").
+
+All scales meet, and meet the text, at one small bottleneck of stride b; the large maps see only
+1x1 and depthwise convolutions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobius_seg.config import ModelConfig
+from mobius_seg.layers import (
+    ConvNorm,
+    DeformableAttention,
+    FeedForward,
+    SelfAttention,
+    SeparableRefinement,
+    flatten_map,
+    grid_centers,
+    merge_heads,
+    sine_position,
+    split_heads,
+)
+
+_TEXT_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class PixelDecoderOutput:
+    """Maps after scatter.
+
+    Attributes:
+        maps: stride -> [B, C, H/stride, W/stride].
+        mask_features_BMhw: [B, M, H/4, W/4].
+        text_BTC: text tokens after fusion, the object token left out.
+    """
+
+    maps: dict[int, Tensor]
+    mask_features_BMhw: Tensor
+    text_BTC: Tensor
+
+
+class PixelDecoder(nn.Module):
+    """From backbone maps and text to decoder memory and mask features.
+
+    Args:
+        config: strides, widths and the form of mixing.
+        channels: channels of the backbone's maps at strides 4, 8, 16, 32.
+    """
+
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
+        """See the class."""
+        super().__init__()
+        width = config.width
+        self.bottleneck_stride = config.bottleneck_stride
+        needs_64 = 64 in (config.bottleneck_stride, *config.memory_strides, *config.token_strides)
+        self.strides = (8, 16, 32, 64) if needs_64 else (8, 16, 32)
+        self.lateral4 = ConvNorm(channels[0], config.mask_width)
+        self.laterals = nn.ModuleDict(
+            {str(s): ConvNorm(c, width) for s, c in zip((8, 16, 32), channels[1:], strict=True)}
+        )
+        if needs_64:
+            self.laterals["64"] = ConvNorm(channels[3], width, 3, stride=2)
+        self.gather = Gather(config, self.strides)
+        self.fuse = TextFusion(config)
+        self.mix = nn.ModuleList(
+            PlainMixing(config)
+            if config.mixing == "plain"
+            else DeformableMixing(config, self.strides)
+            for _ in range(config.mixing_layers)
+        )
+        self.gates = nn.ParameterDict(
+            {
+                str(s): nn.Parameter(torch.full((width,), config.gate_init))
+                for s in self.strides
+                if s >= config.bottleneck_stride
+            }
+        )
+        self.refine = nn.ModuleDict({str(s): SeparableRefinement(width) for s in self.strides})
+        self.to_mask = nn.Conv2d(width, config.mask_width, 1)
+        self.refine4 = SeparableRefinement(config.mask_width)
+        self.mask_features = nn.Conv2d(config.mask_width, config.mask_width, 1)
+
+    def forward(
+        self, maps: list[Tensor], text_BTC: Tensor, text_mask_BT: Tensor | None
+    ) -> PixelDecoderOutput:
+        """Fuse and refine.
+
+        Args:
+            maps: backbone maps at strides 4, 8, 16, 32.
+            text_BTC: [B or 1, T, C] projected text tokens, the learned object token first.
+            text_mask_BT: bool [B or 1, T], True = real; None = all.
+        """
+        lateral4 = self.lateral4(maps[0])
+        laterals = {s: self.laterals[str(s)](m) for s, m in zip((8, 16, 32), maps[1:], strict=True)}
+        if 64 in self.strides:
+            laterals[64] = self.laterals["64"](maps[3])
+        bottleneck = self.gather(lateral4, laterals)
+        height, width = bottleneck.shape[2:]
+        centers = grid_centers(height, width, bottleneck)
+        position = sine_position(centers, bottleneck.shape[1]).to(bottleneck.dtype)[None]
+        tokens, text_BTC = self.fuse(flatten_map(bottleneck), text_BTC, text_mask_BT)
+        for layer in self.mix:
+            tokens = layer(tokens, position, centers, laterals)
+        mixed = tokens.transpose(1, 2).reshape(bottleneck.shape)
+        scattered = self._scatter(mixed, laterals)
+        detail = resize_like(self.to_mask(scattered[8]), lateral4) + lateral4
+        mask_features = self.mask_features(self.refine4(detail))
+        return PixelDecoderOutput(scattered, mask_features, text_BTC[:, 1:])
+
+    def _scatter(self, mixed: Tensor, laterals: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Gated residual at and above the bottleneck's stride, then down to stride 8."""
+        scattered: dict[int, Tensor] = {}
+        for stride in sorted(self.strides, reverse=True):
+            lateral = laterals[stride]
+            if stride >= self.bottleneck_stride:
+                gate = self.gates[str(stride)].view(1, -1, 1, 1)
+                incoming = gate * resample(mixed, lateral)
+            else:
+                incoming = resize_like(scattered[stride * 2], lateral)
+            scattered[stride] = self.refine[str(stride)](lateral + incoming)
+        return scattered
+
+
+def resize_like(x_BCHW: Tensor, like: Tensor) -> Tensor:
+    """Bilinear upsampling to the height and width of ``like``."""
+    if x_BCHW.shape[2:] == like.shape[2:]:
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def resample(x_BCHW: Tensor, like: Tensor) -> Tensor:
+    """Average pooling to a coarser map, bilinear to a finer one."""
+    if x_BCHW.shape[2] > like.shape[2] or x_BCHW.shape[3] > like.shape[3]:
+        return F.adaptive_avg_pool2d(x_BCHW, like.shape[2:])
+    return resize_like(x_BCHW, like)
+
+
+class Gather(nn.Module):
+    """Every level, squeezed, resampled to the bottleneck and summed with softmax weights.
+
+    Args:
+        config: widths and the bottleneck's stride.
+        strides: strides of the laterals beside stride 4.
+    """
+
+    def __init__(self, config: ModelConfig, strides: tuple[int, ...]) -> None:
+        """See the class."""
+        super().__init__()
+        self.stride = config.bottleneck_stride
+        self.squeeze = nn.ModuleDict(
+            {str(s): nn.Conv2d(config.width, config.width, 1) for s in strides}
+        )
+        self.squeeze["4"] = nn.Conv2d(config.mask_width, config.width, 1)
+        self.weights = nn.Parameter(torch.zeros(len(strides) + 1))
+
+    def forward(self, lateral4: Tensor, laterals: dict[int, Tensor]) -> Tensor:
+        """Laterals at their own strides -> [B, C, H/b, W/b]."""
+        like = laterals[self.stride]
+        weights = self.weights.softmax(0) * len(self.weights)
+        total = weights[0] * self.squeeze["4"](resample(lateral4, like))
+        for i, (stride, lateral) in enumerate(sorted(laterals.items()), start=1):
+            if stride > self.stride:
+                part = resample(self.squeeze[str(stride)](lateral), like)
+            else:
+                part = self.squeeze[str(stride)](resample(lateral, like))
+            total = total + weights[i] * part
+        return total
+
+
+class TextFusion(nn.Module):
+    """Bidirectional cross-attention between bottleneck tokens and text tokens (GLIP, Li et al. 2022).
+
+    Each side reads the other through its own projections and a per-channel residual scale. The text
+    side is processed in chunks, so memory stays bounded for ten thousand names.
+
+    Args:
+        config: widths and heads.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        width, inner = config.width, config.fusion_width
+        self.heads = config.heads
+        self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.image_query, self.text_query = nn.Linear(width, inner), nn.Linear(width, inner)
+        self.image_key_value = nn.Linear(width, 2 * inner)
+        self.text_key_value = nn.Linear(width, 2 * inner)
+        self.image_out, self.text_out = nn.Linear(inner, width), nn.Linear(inner, width)
+        self.image_scale = nn.Parameter(torch.full((width,), 1 / 6))
+        self.text_scale = nn.Parameter(torch.full((width,), 1 / 6))
+
+    def forward(
+        self, image_BNC: Tensor, text_BTC: Tensor, text_mask_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Let image and text read each other once.
+
+        Args:
+            image_BNC: [B, N, C].
+            text_BTC: [B or 1, T, C], T >= 1.
+            text_mask_BT: bool [B or 1, T]; False tokens are not read.
+
+        Returns:
+            Updated image tokens [B, N, C] and text tokens [B, T, C].
+        """
+        batch = image_BNC.shape[0]
+        image, text = self.image_norm(image_BNC), self.text_norm(text_BTC)
+        key, value = self.text_key_value(text).expand(batch, -1, -1).chunk(2, dim=-1)
+        bias = None if text_mask_BT is None else text_mask_BT[:, None, None, :]
+        read = F.scaled_dot_product_attention(
+            split_heads(self.image_query(image), self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
+            attn_mask=bias,
+        )
+        image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
+        key, value = (split_heads(x, self.heads) for x in self.image_key_value(image).chunk(2, -1))
+        chunks = []
+        for start in range(0, text.shape[1], _TEXT_CHUNK):
+            part = text[:, start : start + _TEXT_CHUNK].expand(batch, -1, -1)
+            query = split_heads(self.text_query(part), self.heads)
+            seen = merge_heads(F.scaled_dot_product_attention(query, key, value))
+            residual = self.text_scale * self.text_out(seen)
+            chunks.append(text_BTC[:, start : start + _TEXT_CHUNK] + residual)
+        return image_BNC, torch.cat(chunks, dim=1)
+
+
+class PlainMixing(nn.Module):
+    """Self-attention over the bottleneck tokens: no grid_sample, nothing a converter rejects.
+
+    Args:
+        config: widths and heads.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.attention = SelfAttention(config.width, config.heads)
+        self.feed_forward = FeedForward(config.width, config.mixing_ffn)
+
+    def forward(
+        self, tokens_BNC: Tensor, position_BNC: Tensor, _centers: Tensor, _levels: dict[int, Tensor]
+    ) -> Tensor:
+        """[B, N, C] -> [B, N, C]."""
+        out: Tensor = self.feed_forward(self.attention(tokens_BNC, position_BNC))
+        return out
+
+
+class DeformableMixing(nn.Module):
+    """Deformable attention whose queries are the bottleneck tokens and whose keys are all levels.
+
+    Args:
+        config: widths, heads and points.
+        strides: strides of the levels that are read.
+    """
+
+    def __init__(self, config: ModelConfig, strides: tuple[int, ...]) -> None:
+        """See the class."""
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width)
+        self.values = nn.ModuleDict(
+            {str(s): nn.Conv2d(config.width, config.width, 1) for s in strides}
+        )
+        self.attention = DeformableAttention(
+            config.width, config.heads, len(strides), config.deformable_points
+        )
+        self.feed_forward = FeedForward(config.width, config.mixing_ffn)
+
+    def forward(
+        self,
+        tokens_BNC: Tensor,
+        position_BNC: Tensor,
+        centers_N2: Tensor,
+        levels: dict[int, Tensor],
+    ) -> Tensor:
+        """[B, N, C] -> [B, N, C]; ``levels`` are the laterals by stride."""
+        batch = tokens_BNC.shape[0]
+        values = []
+        for stride, level in sorted(levels.items()):
+            value = self.values[str(stride)](level)
+            split = (batch * self.heads, value.shape[1] // self.heads, *value.shape[2:])
+            values.append(value.reshape(split))
+        reference = torch.cat([centers_N2, torch.zeros_like(centers_N2)], -1)
+        reference = reference[None].expand(batch, -1, -1)
+        read = self.attention(self.norm(tokens_BNC) + position_BNC, reference, values)
+        out: Tensor = self.feed_forward(tokens_BNC + read)
+        return out

@@ -1,0 +1,103 @@
+"""Where masks are compared: sampled points instead of every pixel (PointRend, Kirillov et al. 2020)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_ENLARGE = 1.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointConfig:
+    """Numbers of points.
+
+    Attributes:
+        count: points per mask outside the box share.
+        oversample: candidates per kept uncertain point (Mask2Former: 3).
+        importance: share of ``count`` drawn where the mask is uncertain (Mask2Former: 0.75).
+        in_box: further points drawn uniformly in the enlarged target box, so that an object of a
+            dozen pixels is compared at more than three points; 0 gives Mask2Former's sampling.
+        match_uniform: points per image in the matching costs.
+        match_per_target: further matching points in each target's box.
+    """
+
+    count: int = 256
+    oversample: float = 3.0
+    importance: float = 0.75
+    in_box: int = 256
+    match_uniform: int = 256
+    match_per_target: int = 24
+
+
+def point_sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:
+    """Bilinear values of maps at points.
+
+    Args:
+        maps_NCHW: [N, C, H, W].
+        points_NP2: [N, P, 2], x and y in 0..1.
+
+    Returns:
+        [N, C, P].
+    """
+    grid = 2 * points_NP2[:, :, None] - 1
+    return F.grid_sample(maps_NCHW, grid, mode="bilinear", align_corners=False)[..., 0]
+
+
+def enlarged_corners(boxes: Tensor, enlarge: float = _ENLARGE) -> tuple[Tensor, Tensor]:
+    """Low and high corners [..., 2] of boxes (cxcywh) scaled about their centre, inside the image."""
+    half = boxes[..., 2:] * (enlarge / 2)
+    return (boxes[..., :2] - half).clamp(0, 1), (boxes[..., :2] + half).clamp(0, 1)
+
+
+def box_points(
+    boxes: Tensor, count: int, generator: torch.Generator | None, enlarge: float = _ENLARGE
+) -> Tensor:
+    """Uniform points in enlarged boxes.
+
+    Args:
+        boxes: [..., 4] cxcywh in 0..1.
+        count: points per box.
+        generator: CPU source of the points.
+        enlarge: scale of the box about its centre.
+
+    Returns:
+        [..., count, 2].
+    """
+    low, high = enlarged_corners(boxes, enlarge)
+    unit = torch.rand(*boxes.shape[:-1], count, 2, generator=generator).to(boxes.device)
+    return low[..., None, :] + unit * (high - low)[..., None, :]
+
+
+def sample_mask_points(
+    logits_N1HW: Tensor,
+    boxes_N4: Tensor,
+    config: PointConfig,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, int]:
+    """Points of the mask losses: in the box, where the mask is uncertain, and anywhere.
+
+    Args:
+        logits_N1HW: mask logits, no gradient.
+        boxes_N4: target boxes, cxcywh in 0..1.
+        config: numbers of points.
+        generator: CPU source of the points.
+
+    Returns:
+        Points [N, P, 2], those in the box first, and how many those are.
+    """
+    device = logits_N1HW.device
+    count = logits_N1HW.shape[0]
+    parts = []
+    if config.in_box:
+        parts.append(box_points(boxes_N4, config.in_box, generator))
+    uncertain = int(config.importance * config.count)
+    if uncertain:
+        candidates = int(config.count * config.oversample)
+        tried = torch.rand(count, candidates, 2, generator=generator).to(device)
+        uncertainty = -point_sample(logits_N1HW, tried)[:, 0].abs()
+        index = uncertainty.topk(uncertain, dim=1).indices
+        parts.append(tried.gather(1, index[..., None].expand(-1, -1, 2)))
+    anywhere = torch.rand(count, config.count - uncertain, 2, generator=generator).to(device)
+    return torch.cat([*parts, anywhere], 1), config.in_box
