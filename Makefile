@@ -63,6 +63,7 @@ train-release: $(FULL) | $(PACK) ## train mobius-n as it was trained for release
 bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it again
 	$(BIN)/python benchmarks/run_setup.py
 	$(BIN)/python benchmarks/run_import.py
+	$(BIN)/python benchmarks/run_compose.py
 	$(BIN)/python benchmarks/run_speed.py
 	$(BIN)/python benchmarks/run_quality.py
 	$(BIN)/python benchmarks/sheet.py

@@ -1,0 +1,102 @@
+"""Time per image of a model in eager mode, and its cost by part.
+
+Two times a size: the whole ``predict`` call (resizing, network, masks as run lengths) and the
+network alone. The picture is a square photograph resized to the input, so nothing is padding.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conditions import ROOT, conditions, store
+from PIL import Image
+
+import mobius_seg
+from mobius_seg.profile import profile
+from mobius_seg.types import TextPrompt
+
+WARM_UP = 5
+NAMES = 80  # as in COCO; the stated costs are at this vocabulary
+PHOTO = "coffee.png"
+
+
+def main() -> None:
+    """Measure and store ``results/speed_<model>.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mobius-n", help="preset name or folder of weights")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=50)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = mobius_seg.load(arguments.model, device="cpu")
+    photo, names = _photo(), _names()
+    sizes = sorted({model.config.input_size, 640})
+    result: dict[str, Any] = {}
+    for size in sizes:
+        picture = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC))
+        found = model.predict(picture, names=names, size=size)
+        whole = _median_ms(
+            lambda picture=picture, size=size: model.predict(picture, names=names, size=size),
+            arguments.runs,
+        )
+        network = _network_ms(model, picture, arguments.runs)
+        result[str(size)] = {
+            "predict_ms": whole,
+            "network_ms": network,
+            "instances": len(found),
+            "gmac": profile(model.config, size=size, names=NAMES),
+        }
+        print(size, result[str(size)])
+    facts = conditions(
+        threads=arguments.threads, precision="float32", batch=1, names=NAMES, mode="eager"
+    )
+    name = Path(arguments.model).name
+    store(f"speed_{name}", {"conditions": facts, "runs": arguments.runs, "sizes": result})
+
+
+def _network_ms(model: mobius_seg.Predictor, picture: np.ndarray, runs: int) -> dict[str, float]:
+    """The network alone on the same picture, random unit vectors as the vocabulary."""
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(1, NAMES, model.config.text_dim, generator=generator)
+    prompt = TextPrompt(torch.nn.functional.normalize(vectors, dim=-1))
+    with torch.inference_mode():
+        return _median_ms(lambda: model.network(image, prompt), runs)
+
+
+def _median_ms(call: Callable[[], object], runs: int) -> dict[str, float]:
+    """Median and tenth and ninetieth percentile of a call, in milliseconds."""
+    for _ in range(WARM_UP):
+        call()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    deciles = statistics.quantiles(times, n=10)
+    values = {"median": statistics.median(times), "p10": deciles[0], "p90": deciles[-1]}
+    return {key: round(value, 1) for key, value in values.items()}
+
+
+def _photo() -> Image.Image:
+    """The middle square of a photograph from scikit-image."""
+    import skimage
+
+    with Image.open(Path(skimage.__file__).parent / "data" / PHOTO) as image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return image.convert("RGB").crop((left, top, left + side, top + side))
+
+
+def _names() -> list[str]:
+    """Eighty everyday names, one a line."""
+    return (ROOT / "benchmarks" / "names80.txt").read_text(encoding="utf-8").split("\n")[:NAMES]
+
+
+if __name__ == "__main__":
+    main()
