@@ -131,8 +131,10 @@ def _from_path(source: str | Path, where: str | None) -> NDArray[np.uint8]:
 
 def _from_file(file: Any, name: str) -> NDArray[np.uint8]:
     """Read an open file."""
-    if not file.read(1):
+    head = file.read(32)
+    if not head:
         raise InputError(f"{name}: the file is empty")
+    _check_header(head, name)
     file.seek(0)
     try:
         with warnings.catch_warnings():
@@ -147,6 +149,19 @@ def _from_file(file: Any, name: str) -> NDArray[np.uint8]:
         raise InputError(f"{name}: damaged image: {_reason(error)}") from None
     with image:
         return _from_pil(image, name)
+
+
+def _check_header(head: bytes, name: str) -> None:
+    """Tell a picture of no width or height from what is no picture; Pillow calls both unknown."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24:
+        width, height = struct.unpack(">II", head[16:24])
+    elif head.startswith((b"GIF87a", b"GIF89a")) and len(head) >= 10:
+        width, height = struct.unpack("<HH", head[6:10])
+    elif head.startswith(b"BM") and len(head) >= 26:
+        width, height = (abs(side) for side in struct.unpack("<ii", head[18:26]))
+    else:
+        return
+    _check_size(height, width, name)
 
 
 def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:

@@ -1,0 +1,239 @@
+"""Models on disk: a folder with ``config.json``, ``model.safetensors`` and ``training.json``.
+
+Loading is strict: what is missing, not expected or of another shape is named. Weights are
+safetensors only, so that loading a file runs nothing.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobius_seg.config import ModelConfig
+from mobius_seg.errors import InputError
+from mobius_seg.files import atomic_path, write_text
+from mobius_seg.presets import PRESETS, get_preset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mobius_seg.model import Mobius
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TRAINING_FILE = "training.json"
+SHIPPED = Path(__file__).parent / "weights"
+
+_NAMED = 3  # tensors of each kind that an error message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """One line of :func:`list_models`.
+
+    Attributes:
+        name: of the preset.
+        config: its configuration, with its stated parameters and GMAC.
+        shipped: whether its weights are part of this installation.
+    """
+
+    name: str
+    config: ModelConfig
+    shipped: bool
+
+
+def list_models() -> list[ModelInfo]:
+    """Every preset, and whether :func:`mobius_seg.load` finds weights for it."""
+    return [
+        ModelInfo(name=name, config=get_preset(name), shipped=is_shipped(name)) for name in PRESETS
+    ]
+
+
+def is_shipped(name: str) -> bool:
+    """Whether the weights of a preset are part of this installation."""
+    return name in PRESETS and (SHIPPED / name / WEIGHTS_FILE).is_file()
+
+
+def save_model(
+    network: "Mobius",
+    folder: str | Path,
+    training: dict[str, Any] | None = None,
+    float16: bool = True,
+) -> None:
+    """Write a network so that :func:`load_model` gives it back with no further argument.
+
+    Each file is replaced whole.
+
+    Args:
+        network: its weights and its configuration are written.
+        folder: made if it is not there.
+        training: what the weights were made from (assets, steps, seed...), JSON-ready.
+        float16: store matrices and kernels in half precision; vectors (biases, norms, their running
+            statistics) stay in float32, since they cost little and may be large.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {key: _to_stored(value, float16) for key, value in network.state_dict().items()}
+    folder = Path(folder)
+    try:
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt", "model": network.config.name})
+        network.config.save(folder / CONFIG_FILE)
+        if training is not None:
+            write_text(folder / TRAINING_FILE, json.dumps(training, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def load_model(name: str | Path, *, random_weights: bool = False, seed: int = 0) -> "Mobius":
+    """Build a network and give it its weights.
+
+    Args:
+        name: a shipped model, or a folder that :func:`save_model` or training wrote.
+        random_weights: instead, the preset ``name`` with random weights, for tests and timing.
+        seed: of the random weights.
+
+    Returns:
+        The network on the CPU, in float32 and evaluation mode.
+
+    Raises:
+        InputError: no such model, or its files are broken or belong to another network.
+    """
+    if random_weights:
+        return _build_random(get_preset(str(name)), seed)
+    folder = find_folder(name)
+    config = read_config(folder)
+    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    network = _build(config, folder)
+    _check_fit(tensors, network.state_dict(), folder / WEIGHTS_FILE)
+    network.load_state_dict(tensors, strict=True)
+    return network.eval()
+
+
+def find_folder(name: str | Path) -> Path:
+    """Folder of a model's files.
+
+    Raises:
+        InputError: the name is neither a shipped model nor a folder with weights.
+    """
+    if str(name) in PRESETS:
+        if not is_shipped(str(name)):
+            raise InputError(
+                f"no weights of {str(name)!r} are part of this installation; {_shipped_text()},"
+                f" or train it: mobius-seg train --preset {name} --out RUN, then load RUN"
+            )
+        return SHIPPED / str(name)
+    folder = Path(name)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; give the folder that holds {WEIGHTS_FILE}")
+    if not folder.is_dir():
+        raise InputError(
+            f"unknown model {str(name)!r}: neither a folder nor one of {', '.join(PRESETS)}"
+            f" ({_shipped_text()})"
+        )
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / file).is_file():
+            raise InputError(f"{folder}: holds no {file}; a model folder has both it and its pair")
+    return folder
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a model folder.
+
+    Raises:
+        InputError: the file cannot be read or is no configuration.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return ModelConfig.from_json(text, str(path))
+
+
+def _shipped_text() -> str:
+    """Which weights there are, in words."""
+    shipped = [name for name in PRESETS if is_shipped(name)]
+    return f"weights are shipped for {', '.join(shipped)}" if shipped else "no weights are shipped"
+
+
+def _build_random(config: ModelConfig, seed: int) -> "Mobius":
+    """Random weights from a seed, without touching the process's own random state."""
+    import torch
+
+    from mobius_seg.model import Mobius
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Mobius(config).eval()
+
+
+def _build(config: ModelConfig, folder: Path) -> "Mobius":
+    """The network of a configuration that came from a file."""
+    try:
+        return _build_random(config, 0)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{folder / CONFIG_FILE}: no network can be built: {reason}") from None
+
+
+def _to_stored(tensor: "Tensor", float16: bool) -> "Tensor":
+    """A tensor as it is written: contiguous, on the CPU, halved where nothing is lost to it."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    if not float16 or tensor.dtype != torch.float32 or tensor.ndim < 2:
+        return tensor.clone()
+    half = tensor.half()
+    return half if bool(torch.isfinite(half).all()) else tensor.clone()
+
+
+def _read_tensors(path: Path) -> "dict[str, Tensor]":
+    """All tensors of a weight file, floating-point ones in float32 and checked to be finite."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[key] = tensor.float()
+            if not bool(torch.isfinite(tensors[key]).all()):
+                raise InputError(f"{path}: tensor {key} holds values that are not finite")
+    return tensors
+
+
+def _check_fit(found: "dict[str, Tensor]", wanted: "dict[str, Tensor]", path: Path) -> None:
+    """Name what keeps the tensors from being this network's."""
+    problems = []
+    missing = sorted(set(wanted) - set(found))
+    unexpected = sorted(set(found) - set(wanted))
+    other = [
+        f"{key} {list(found[key].shape)} instead of {list(wanted[key].shape)}"
+        for key in sorted(set(found) & set(wanted))
+        if found[key].shape != wanted[key].shape
+    ]
+    kinds = [
+        f"{key} {str(found[key].dtype)[6:]} instead of {str(wanted[key].dtype)[6:]}"
+        for key in sorted(set(found) & set(wanted))
+        if found[key].is_floating_point() != wanted[key].is_floating_point()
+    ]
+    for title, keys in (
+        ("missing", missing),
+        ("not expected", unexpected),
+        ("of another shape", other),
+        ("of another type", kinds),
+    ):
+        if keys:
+            more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+            problems.append(f"{title}: {', '.join(keys[:_NAMED])}{more}")
+    if problems:
+        raise InputError(f"{path}: not the weights of its {CONFIG_FILE}; {'; '.join(problems)}")

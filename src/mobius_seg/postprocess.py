@@ -1,0 +1,209 @@
+"""From the network's output to instances in the original picture's size.
+
+Shapes: Q queries, K names, N kept instances, H and W of the original picture, h and w of the mask
+logits (a quarter of the padded input).
+
+The mask logits are read at the centre of every original pixel by bilinear interpolation, which is
+what enlarging to the padded input, cropping the padding and resizing to the original would give up
+to interpolating twice. An interpolated value is positive only where one of its four sources is, so
+only the rows and columns between an instance's outermost positive logits are computed, a strip at
+a time: memory stays bounded whatever the picture's size and the number of instances.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from mobius_seg.calibration import name_scores
+from mobius_seg.preprocess import Frame
+from mobius_seg.types import ModelOutput
+
+MASK_STRIDE = 4
+_STRIP_VALUES = 4_000_000  # float32 values of one strip: 16 MB
+_CHUNK_VALUES = 16_000_000  # mask logits of one chunk of instances: 64 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The kept queries of one image, best first.
+
+    Attributes:
+        queries_N: int64 [N].
+        columns_N: int64 [N], the best column of the prompt (0 without names).
+        scores_N: float32 [N].
+    """
+
+    queries_N: Tensor
+    columns_N: Tensor
+    scores_N: Tensor
+
+
+def select(
+    output: ModelOutput,
+    index: int,
+    columns: int,
+    objectness_weight: float,
+    threshold: float,
+    max_instances: int,
+) -> Selection:
+    """Keep the queries of one image whose best name reaches the threshold.
+
+    A query is one instance, under its best name; equal scores keep the order of the queries.
+
+    Args:
+        output: of the network.
+        index: of the image in the batch.
+        columns: K, how many columns of the prompt are this image's; 0 for class-agnostic.
+        objectness_weight: alpha of :func:`mobius_seg.calibration.name_scores`.
+        threshold: lowest score kept.
+        max_instances: how many are kept at most.
+    """
+    layer = output.layers[-1]
+    object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
+    if columns:
+        logits_1QK = layer.logits_BQK[index : index + 1, :, :columns].float()
+        scores_QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)[0]
+        best_Q, column_Q = scores_QK.max(dim=-1)
+    else:
+        best_Q = object_logits_1Q[0].sigmoid()
+        column_Q = torch.zeros_like(best_Q, dtype=torch.int64)
+    best_Q, column_Q = best_Q.cpu(), column_Q.cpu()
+    order_Q = torch.sort(best_Q, descending=True, stable=True).indices
+    kept_N = order_Q[best_Q[order_Q] >= threshold][:max_instances]
+    return Selection(queries_N=kept_N, columns_N=column_Q[kept_N], scores_N=best_Q[kept_N])
+
+
+def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:
+    """Boxes cxcywh in 0..1 of the padded input to xyxy pixels [N, 4] of the original picture."""
+    cx, cy, width, height = boxes_N4.float().cpu().unbind(-1)
+    corners = torch.stack([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2], -1)
+    padded_hw, resized_hw, original_hw = frame.padded, frame.resized, frame.original
+    scale_xy = [padded_hw[i] / resized_hw[i] * original_hw[i] for i in (1, 0)]
+    limit_xy = [original_hw[1], original_hw[0]]
+    pixels = corners.numpy() * np.array(scale_xy * 2)
+    return np.asarray(np.clip(pixels, 0, np.array(limit_xy * 2)), np.float32)
+
+
+def encode_masks(
+    output: ModelOutput, index: int, queries_N: Tensor, frame: Frame
+) -> list[dict[str, Any] | None]:
+    """Masks of one image's queries in its original size.
+
+    Args:
+        output: of the network.
+        index: of the image in the batch.
+        queries_N: int64 [N], which queries.
+        frame: where the picture lies in the input.
+
+    Returns:
+        N compressed COCO RLE with ``counts`` as str; None where the mask is empty.
+    """
+    features_Mhw = output.mask_features_BMhw[index].float()
+    embed_QM = output.layers[-1].mask_embed_BQM[index].float()
+    pixels = features_Mhw.shape[1] * features_Mhw.shape[2]
+    chunk = max(1, _CHUNK_VALUES // pixels)
+    rows, columns = (_positions(frame, axis, features_Mhw.shape[1 + axis]) for axis in (0, 1))
+    rles: list[dict[str, Any] | None] = []
+    for queries in torch.split(queries_N.to(embed_QM.device), chunk):
+        logits_Nhw = torch.einsum("nm,mhw->nhw", embed_QM[queries], features_Mhw)
+        for logits_hw in logits_Nhw.cpu().numpy():
+            rles.append(_encode(logits_hw, rows, columns, frame.original))
+    return rles
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Bilinear sampling along one axis: two sources a pixel and the weight of the second."""
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+def _positions(frame: Frame, axis: int, cells: int) -> _Axis:
+    """Where the centres of the original pixels lie in the mask logits."""
+    scale = frame.resized[axis] / frame.original[axis]
+    centres = (np.arange(frame.original[axis]) + 0.5) * scale / MASK_STRIDE - 0.5
+    centres = centres.clip(0, cells - 1)
+    low = np.floor(centres).astype(np.int64)
+    return _Axis(low, np.minimum(low + 1, cells - 1), (centres - low).astype(np.float32))
+
+
+def _span(positive: NDArray[np.bool_], axis: _Axis) -> tuple[int, int]:
+    """First and last + 1 of the original pixels that read a positive cell; (0, 0) if none does."""
+    touched = np.flatnonzero(positive[axis.low] | positive[axis.high])
+    return (int(touched[0]), int(touched[-1]) + 1) if touched.size else (0, 0)
+
+
+def _encode(
+    logits_hw: NDArray[np.float32], rows: _Axis, columns: _Axis, original: tuple[int, int]
+) -> dict[str, Any] | None:
+    """One instance's mask as RLE, or None if it is empty."""
+    positive_hw = logits_hw > 0
+    top, bottom = _span(np.logical_or.reduce(positive_hw, axis=1), rows)
+    left, right = _span(np.logical_or.reduce(positive_hw, axis=0), columns)
+    if top == bottom or left == right:
+        return None
+    edges = []
+    # Strips of columns, because COCO masks run down the columns.
+    step = max(1, _STRIP_VALUES // (bottom - top))
+    for start in range(left, right, step):
+        stop = min(start + step, right)
+        strip_XY = _sample(logits_hw, rows, columns, (top, bottom), (start, stop)) > 0
+        edges.append(_edges(strip_XY, start * original[0] + top, original[0]))
+    return _to_rle(np.concatenate(edges), original)
+
+
+def _sample(
+    logits_hw: NDArray[np.float32],
+    rows: _Axis,
+    columns: _Axis,
+    span_y: tuple[int, int],
+    span_x: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Logits at a window of the original pixels, x first: [X, Y]."""
+    y, x = slice(*span_y), slice(*span_x)
+    weight_X1 = columns.weight[x, None]
+    cells = logits_hw.T
+    by_column = cells[columns.low[x]] * (1 - weight_X1) + cells[columns.high[x]] * weight_X1
+    weight_Y = rows.weight[y]
+    low, high = by_column[:, rows.low[y]], by_column[:, rows.high[y]]
+    low *= 1 - weight_Y
+    high *= weight_Y
+    low += high
+    return np.asarray(low, np.float32)
+
+
+def _edges(inside_XY: NDArray[np.bool_], offset: int, height: int) -> NDArray[np.int64]:
+    """Starts and ends of the runs of each column, as positions in the whole picture, ascending.
+
+    Args:
+        inside_XY: bool, a window of the mask, one row a column of the picture.
+        offset: position of the window's first pixel in the column-by-column picture.
+        height: of the picture.
+    """
+    framed = np.zeros((inside_XY.shape[0], inside_XY.shape[1] + 2), np.bool_)
+    framed[:, 1:-1] = inside_XY
+    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    return np.asarray(offset + column * height + row, np.int64)
+
+
+def _to_rle(edges: NDArray[np.int64], original: tuple[int, int]) -> dict[str, Any] | None:
+    """Compressed COCO RLE of ascending run edges; None when there is none."""
+    if not edges.size:
+        return None
+    # A run that ends at the foot of a column and one that starts at the next column's head are one.
+    doubled = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([doubled, doubled + 1]))
+    height, width = original
+    runs = np.diff(edges, prepend=0, append=height * width)
+    if runs[-1] == 0:
+        runs = runs[:-1]
+    plain = {"size": [height, width], "counts": runs.tolist()}
+    rle: dict[str, Any] = coco_mask.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
