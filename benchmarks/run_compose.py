@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from conditions import ROOT, conditions, store
 
+from conditions import ROOT, conditions, store
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.scenes import SceneComposer
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from conditions import ROOT, conditions, store
 from PIL import Image
 
 import mobius_seg
+from conditions import ROOT, conditions, store
 from mobius_seg.profile import profile
 from mobius_seg.types import TextPrompt
 
