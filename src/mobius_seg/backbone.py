@@ -124,14 +124,14 @@ class SimplePyramid(nn.Module):
         """See the class."""
         super().__init__()
         self.same = nn.Conv2d(in_channels, width, 1)
-        self.double = nn.ConvTranspose2d(width, width, 2, 2)
-        self.quadruple = nn.ConvTranspose2d(width, width, 2, 2)
+        self.to_8 = nn.ConvTranspose2d(width, width, 2, 2)
+        self.to_4 = nn.ConvTranspose2d(width, width, 2, 2)
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         """[B, C, H/16, W/16] -> maps at strides 4, 8, 16, 32."""
         same = self.same(x_BCHW)
-        double = self.double(F.relu(same))
-        return [self.quadruple(F.relu(double)), double, same, F.max_pool2d(same, 2)]
+        finer = self.to_8(F.relu(same))
+        return [self.to_4(F.relu(finer)), finer, same, F.max_pool2d(same, 2)]
 
 
 def load_imagenet(backbone: Backbone, name: str, assets: Path) -> str | None:
