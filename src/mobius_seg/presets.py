@@ -27,6 +27,8 @@ def mobius_test() -> ModelConfig:
         queries=12,
         decoder_layers=2,
         decoder_ffn=64,
+        expected_params=162_888,
+        expected_gmac=0.0120,
         **_HALF,
     )
 
@@ -39,12 +41,21 @@ def mobius_p() -> ModelConfig:
         input_size=512,
         queries=80,
         decoder_layers=3,
+        expected_params=3_022_572,
+        expected_gmac=1.94,
     )
 
 
 def mobius_n() -> ModelConfig:
     """Phone, small CPU."""
-    return ModelConfig(name="mobius-n", backbone="tf_efficientnet_lite0", input_size=448, **_LITE)
+    return ModelConfig(
+        name="mobius-n",
+        backbone="tf_efficientnet_lite0",
+        input_size=448,
+        expected_params=4_868_700,
+        expected_gmac=2.30,
+        **_LITE,
+    )
 
 
 def mobius_s() -> ModelConfig:
@@ -60,6 +71,8 @@ def mobius_s() -> ModelConfig:
         queries=150,
         decoder_layers=6,
         decoder_ffn=768,
+        expected_params=10_012_604,
+        expected_gmac=5.52,
         **_LITE,
     )
 
@@ -88,7 +101,12 @@ def _accelerator(name: str, backbone: str, **changes: object) -> ModelConfig:
 
 def mobius_m() -> ModelConfig:
     """Edge accelerator."""
-    return _accelerator("mobius-m", "resnet50")
+    return _accelerator(
+        "mobius-m",
+        "resnet50",
+        expected_params=46_061_693,
+        expected_gmac=91.4,
+    )
 
 
 def mobius_l() -> ModelConfig:
@@ -97,6 +115,8 @@ def mobius_l() -> ModelConfig:
         "mobius-l",
         "swin_large_patch4_window12_384",
         backbone_args=(("strict_img_size", False),),
+        expected_params=216_323_697,
+        expected_gmac=556.0,
     )
 
 
@@ -110,6 +130,8 @@ def mobius_h() -> ModelConfig:
         input_size=1536,
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
+        expected_params=322_482_941,
+        expected_gmac=7110.0,
     )
 
 
