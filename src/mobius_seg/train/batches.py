@@ -1,0 +1,128 @@
+"""Batches by step number: step i is the same batch in every run with the same seed."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mobius_seg.config import ModelConfig
+from mobius_seg.data.pack import Pack
+from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
+from mobius_seg.text import MiniLMEncoder, default_encoder
+from mobius_seg.train.settings import TrainConfig
+
+_COLLATE_STREAM = 7
+_PLAN_STREAM = 11
+
+
+class SampleSource(Protocol):
+    """Samples by index, any index >= 0."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample of an index."""
+
+
+class StepBatches(Dataset[Batch]):
+    """The batch of every step, made from (seed, step) alone.
+
+    Args:
+        config: the run.
+        rank: number of this process.
+        world: number of processes; each makes its own part of the batch.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
+        """See the class."""
+        self.config, self.rank, self.world = config, rank, world
+        self.local = max(1, config.batch_size // world)
+        self._sources: dict[int, SampleSource] = {}
+        self._pack: Pack | None = None
+        if config.annotations is None:
+            self._pack = Pack.open(config.pack)
+        self.vocabulary = self._make_vocabulary()
+
+    def __len__(self) -> int:
+        """Nominal; steps are drawn by number."""
+        return self.config.steps or 2**31
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step: uint8 images, prompt and targets."""
+        size = self.config.size_at(step)
+        if size not in self._sources:
+            self._sources[size] = self._source(size)
+        first = (step * self.world + self.rank) * self.local
+        samples = [self._sources[size][first + i] for i in range(self.local)]
+        rng = np.random.default_rng((self.config.seed, _COLLATE_STREAM, step, self.rank))
+        return collate(samples, self.vocabulary, rng, self.config.negatives)
+
+    @property
+    def sources(self) -> list[dict[str, object]]:
+        """Package, version, licence and digest of everything the scenes are made of."""
+        return [dict(source) for source in self._pack.meta.sources] if self._pack else []
+
+    def _source(self, size: int) -> SampleSource:
+        config = self.config
+        if self._pack is None:
+            from mobius_seg.data.coco import CocoSamples
+            from mobius_seg.data.transforms import AugmentedSamples
+
+            assert config.annotations is not None and config.images is not None
+            samples = CocoSamples(config.annotations, config.images)
+            return AugmentedSamples(samples, size, config.seed, config.agnostic_ratio)
+        from mobius_seg.data.dataset import ComposedSamples
+
+        return ComposedSamples(
+            self._pack,
+            split="train",
+            size=size,
+            seed=config.seed,
+            names_ratio=1 - config.expression_ratio - config.agnostic_ratio,
+            expression_ratio=config.expression_ratio,
+            agnostic_ratio=config.agnostic_ratio,
+            letterbox=0.1,
+        )
+
+    def _make_vocabulary(self) -> Vocabulary:
+        if self._pack is None:
+            from mobius_seg.data.coco import read_coco
+
+            assert self.config.annotations is not None
+            names = sorted(set(read_coco(self.config.annotations).names))
+            return Vocabulary(names, default_encoder().pooled(names))
+        base = [i for i, side in enumerate(self._pack.name_split) if side == "base"]
+        vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
+        encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
+        return Vocabulary([self._pack.names[i] for i in base], vectors[base], encoder)
+
+
+def step_plan(
+    config: TrainConfig, model: ModelConfig, step: int, targets: int
+) -> tuple[Sequence[int] | None, int]:
+    """Queries kept for each layer, and layers run, of a step.
+
+    Some steps run a random prefix of the layers, some drop queries between layers, so that every
+    prefix and every keep ratio is a model that was trained (the same on all processes).
+
+    Args:
+        config: how often.
+        model: queries and layers of the full model.
+        step: number of the step.
+        targets: most targets in an image; at least twice as many queries stay.
+
+    Returns:
+        ``keep`` and ``layers`` of the network's forward.
+    """
+    rng = np.random.default_rng((config.seed, _PLAN_STREAM, step))
+    layers = model.decoder_layers
+    if rng.random() < config.prefix_ratio:
+        layers = int(rng.integers(1, layers + 1))
+    if rng.random() >= config.drop_ratio:
+        return None, layers
+    least = min(max(2 * targets, 8), model.queries)
+    keep, count = [], float(rng.uniform(model.queries / 3, model.queries))
+    for _ in range(layers):
+        keep.append(max(least, round(count)))
+        count *= rng.uniform(0.4, 1.0)
+    return keep, layers

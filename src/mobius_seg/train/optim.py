@@ -1,0 +1,84 @@
+"""Optimiser, learning rate and averaged weights."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from mobius_seg.model import Mobius
+from mobius_seg.train.settings import TrainConfig
+
+
+def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what is trainable: the backbone slower, vectors and scalars without decay.
+
+    Args:
+        network: the model, frozen parts already marked.
+        config: rates and decay.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("backbone.body"), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.backbone_lr if backbone else config.lr,
+                "peak_lr": config.backbone_lr if backbone else config.lr,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ]
+    )
+
+
+def rate(step: int, progress: float, config: TrainConfig) -> float:
+    """Factor on the peak learning rate: linear warm-up, flat, cosine to 1 %.
+
+    Args:
+        step: steps done.
+        progress: share of the run that is done, 0..1.
+        config: warm-up and the share of the flat part.
+    """
+    warm = min(1.0, (step + 1) / max(config.warmup, 1))
+    if progress <= config.flat:
+        return warm
+    tail = min((progress - config.flat) / max(1 - config.flat, 1e-9), 1.0)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * tail)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to its peak times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def make_average(network: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and buffers, with a warm-up of the decay.
+
+    The decay after n updates is min(decay, (1 + n) / (10 + n)), so early averages forget the start.
+
+    Args:
+        network: what is averaged; the average lives on the same device.
+        decay: final decay.
+    """
+    return AveragedModel(network, multi_avg_fn=_average_with(decay), use_buffers=True)
+
+
+def _average_with(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """The update of :func:`make_average` for lists of tensors."""
+
+    @torch.no_grad()
+    def update(average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = float(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if torch.is_floating_point(average[0]):  # torch groups the tensors by dtype
+            torch._foreach_lerp_(average, current, weight)
+        else:
+            torch._foreach_copy_(average, current)
+
+    return update

@@ -1,0 +1,162 @@
+"""What a training run is, as data."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mobius_seg.errors import InputError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        preset: name of the model to train.
+        out: folder of the run.
+        pack: file of ``mobius-seg assets pack``; scenes are composed from it on the fly.
+        annotations: COCO file to train on instead of composed scenes.
+        images: folder of that file's pictures.
+        weights: model folder to start from instead of ImageNet weights.
+        pretrained: start the backbone from ImageNet weights where there are any.
+        steps: steps to train; None where ``minutes`` is given.
+        minutes: wall-clock minutes to train; None where ``steps`` is given.
+        resume: go on from the last checkpoint in ``out``.
+        batch_size: images a step (over all processes).
+        sizes: (fraction of the steps, side in pixels) pairs in rising order, the first at 0. More
+            than one needs ``steps``.
+        lr: peak learning rate (AdamW).
+        backbone_lr: peak learning rate of the backbone.
+        weight_decay: of matrices and kernels; biases, norms, scales and gates have none.
+        clip: maximum gradient norm.
+        warmup: steps of linear warm-up.
+        flat: share of the run at the peak rate before the cosine sets in.
+        ema: decay of the averaged weights, which are the ones shipped.
+        freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
+        freeze_norm: keep the backbone's batch norms in eval mode.
+        negatives: smallest and largest number of sampled negative names.
+        expression_ratio: share of images asked with a referring expression.
+        agnostic_ratio: share of images asked without names.
+        prefix_ratio: share of steps that run a random prefix of the decoder's layers.
+        drop_ratio: share of steps that run with fewer queries, dropped between layers.
+        workers: loader processes; 0 composes in the training process.
+        threads: CPU threads of torch; 0 leaves torch's choice.
+        precision: ``auto`` takes bf16 where the device computes it natively.
+        compile: compile the network's backbone with ``torch.compile``.
+        seed: of everything random.
+        checkpoint_minutes: minutes between checkpoints.
+        snapshot_minutes: minutes between kept copies of the averaged weights; 0 keeps none.
+        log_steps: steps between log lines.
+    """
+
+    preset: str
+    out: Path
+    pack: Path = Path("assets/pack.safetensors")
+    annotations: Path | None = None
+    images: Path | None = None
+    weights: Path | None = None
+    pretrained: bool = True
+    steps: int | None = None
+    minutes: float | None = None
+    resume: bool = False
+    batch_size: int = 16
+    sizes: tuple[tuple[float, int], ...] = ((0.0, 256),)
+    lr: float = 6e-4
+    backbone_lr: float = 1.5e-4
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    warmup: int = 150
+    flat: float = 0.4
+    ema: float = 0.999
+    freeze_stride: int = 8
+    freeze_norm: bool = True
+    negatives: tuple[int, int] = (20, 200)
+    expression_ratio: float = 0.15
+    agnostic_ratio: float = 0.15
+    prefix_ratio: float = 0.2
+    drop_ratio: float = 0.4
+    workers: int = 1
+    threads: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+    seed: int = 0
+    checkpoint_minutes: float = 5.0
+    snapshot_minutes: float = 15.0
+    log_steps: int = 20
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be trained.
+
+        Raises:
+            InputError: names the field, the value and what is allowed.
+        """
+        if (self.steps is None) == (self.minutes is None):
+            raise InputError("give either steps or minutes (--steps N or --minutes M)")
+        if (self.annotations is None) != (self.images is None):
+            raise InputError("annotations and images go together (--annotations FILE --images DIR)")
+        for field in ("steps", "minutes", "batch_size", "lr", "backbone_lr", "clip", "log_steps"):
+            value = getattr(self, field)
+            if value is not None and not value > 0:
+                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: above 0")
+        for field in ("workers", "threads", "warmup", "weight_decay"):
+            value = getattr(self, field)
+            if not value >= 0:
+                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: 0 or more")
+        ratios = ("expression_ratio", "agnostic_ratio", "prefix_ratio", "drop_ratio", "flat", "ema")
+        for field in ratios:
+            if not 0 <= getattr(self, field) <= 1:
+                raise InputError(
+                    f"TrainConfig.{field} is {getattr(self, field)!r}; allowed: 0 to 1"
+                )
+        if self.expression_ratio + self.agnostic_ratio > 1:
+            raise InputError("expression_ratio + agnostic_ratio is above 1")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(
+                f"TrainConfig.precision is {self.precision!r}; allowed: auto, fp32, bf16"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Sizes are multiples of 32 that set in at rising fractions of the steps."""
+        starts = [start for start, _ in self.sizes]
+        if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
+            raise InputError(
+                f"TrainConfig.sizes is {self.sizes!r}; allowed: rising fractions, the first 0"
+            )
+        for _, size in self.sizes:
+            if size < 32 or size % 32:
+                raise InputError(f"TrainConfig.sizes has side {size}; allowed: multiples of 32")
+        if len(self.sizes) > 1 and self.steps is None:
+            raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
+
+    def size_at(self, step: int) -> int:
+        """Side of the images of a step in pixels."""
+        fraction = 0.0 if self.steps is None else step / self.steps
+        return [size for start, size in self.sizes if start <= fraction][-1]
+
+    def to_json(self) -> str:
+        """The run's configuration as JSON text."""
+        values: dict[str, Any] = dataclasses.asdict(self)
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        return json.dumps(plain, indent=2) + "\n"
+
+
+def parse_sizes(text: str) -> tuple[tuple[float, int], ...]:
+    """Read ``256`` or ``160@0,192@0.4,256@0.75``.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    try:
+        if "@" not in text:
+            return ((0.0, int(text)),)
+        pairs = [part.split("@") for part in text.split(",")]
+        return tuple((float(start), int(size)) for size, start in pairs)
+    except ValueError:
+        raise InputError(
+            f"--size is {text!r}; allowed: a side such as 256, or 160@0,192@0.4,256@0.75"
+        ) from None
