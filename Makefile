@@ -10,6 +10,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 CODE := src tests benchmarks
 OVERLAYS := demo
 PACK := assets/pack.safetensors
+RUN := runs/mobius-n
 MINUTES ?= 240
 
 .DEFAULT_GOAL := help
@@ -57,8 +58,8 @@ assets: $(FULL) ## fetch the object packages and pack their cut-outs (once; abou
 $(PACK):
 	$(MAKE) assets
 
-train-release: $(FULL) | $(PACK) ## train mobius-n as it was trained for release (MINUTES=240)
-	$(BIN)/mobius-seg train --preset mobius-n --out runs/mobius-n --minutes $(MINUTES) --resume
+train-release: $(FULL) | $(PACK) ## train mobius-n for MINUTES=240 into runs/mobius-n, or go on
+	$(BIN)/mobius-seg train --preset mobius-n --out $(RUN) --minutes $(MINUTES) $(if $(wildcard $(RUN)/checkpoints/latest.json),--resume)
 
 bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it again
 	$(BIN)/python benchmarks/run_setup.py

@@ -255,11 +255,12 @@ def model_card() -> str:
         "## Training\n",
     ]
     facts = [[key, _plain(value)] for key, value in training.items() if _is_plain(value)]
+    facts += [[key, _plain(value)] for key, value in training.get("versions", {}).items()]
     if facts:
         parts.append(table(["what", "value"], facts))
-    settings = training.get("settings") or training.get("config")
+    settings = training.get("settings")
     if isinstance(settings, dict):
-        rows = [[key, _plain(value)] for key, value in settings.items() if _is_plain(value)]
+        rows = [[key, _plain(value)] for key, value in settings.items() if value is not None]
         parts.append("Settings:\n\n" + table(["setting", "value"], rows))
     if training.get("assets"):
         keys = ("package", "registry", "version", "licence", "sha256")

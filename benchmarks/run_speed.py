@@ -17,7 +17,7 @@ from PIL import Image
 
 import mobius_seg
 from conditions import ROOT, conditions, store
-from mobius_seg.profile import profile
+from mobius_seg.profile import preset_profile
 from mobius_seg.types import TextPrompt
 
 WARM_UP = 5
@@ -31,9 +31,11 @@ def main() -> None:
     parser.add_argument("--model", default="mobius-n", help="preset name or folder of weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--random-weights", action="store_true", help="a trial, not stored")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = mobius_seg.load(arguments.model, device="cpu")
+    trial = arguments.random_weights
+    model = mobius_seg.load(arguments.model, device="cpu", random_weights=trial)
     photo, names = _photo(), _names()
     sizes = sorted({model.config.input_size, 640})
     result: dict[str, Any] = {}
@@ -49,14 +51,25 @@ def main() -> None:
             "predict_ms": whole,
             "network_ms": network,
             "instances": len(found),
-            "gmac": profile(model.config, size=size, names=NAMES),
+            **_cost(model.config.name, size),
         }
         print(size, result[str(size)])
+    if trial:
+        return
     facts = conditions(
         threads=arguments.threads, precision="float32", batch=1, names=NAMES, mode="eager"
     )
     name = Path(arguments.model).name
     store(f"speed_{name}", {"conditions": facts, "runs": arguments.runs, "sizes": result})
+
+
+def _cost(name: str, size: int) -> dict[str, Any]:
+    """GMAC of the preset by part: the parts of the overview, and their details."""
+    profile = preset_profile(name, size, NAMES)
+    parts = list(dict.fromkeys(part.partition(".")[0] for part in profile.macs))
+    grouped = {part.replace("_", " "): round(profile.part_gmac(part), 4) for part in parts}
+    detail = {part: round(macs / 1e9, 4) for part, macs in profile.macs.items()}
+    return {"gmac": grouped | {"total": round(profile.gmac, 4)}, "gmac_detail": detail}
 
 
 def _network_ms(model: mobius_seg.Predictor, picture: np.ndarray, runs: int) -> dict[str, float]:

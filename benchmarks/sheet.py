@@ -1,4 +1,4 @@
-"""Pictures for the documentation: twelve val scenes with truth and prediction, and the demo.
+"""Pictures for the documentation: twelve val scenes, the demo overlays, the learning curve.
 
 The scenes are taken at even distances, not chosen: six of val-base, six of val-novel. Each pair
 shows the truth on the left and the prediction (all names of the split, the usual threshold) on the
@@ -14,10 +14,13 @@ from PIL import Image
 
 import mobius_seg
 from conditions import ROOT
+from mobius_seg.checkpoint import SHIPPED
 from mobius_seg.data.coco import picture_path, read_coco
 from mobius_seg.files import atomic_path
 from mobius_seg.imageio import load_image
+from mobius_seg.train.curve import draw_curve
 from mobius_seg.viz import draw_instances
+from tables import json_file
 from val_sets import SEEDS, ValSet, val_set
 
 PER_SPLIT = 6
@@ -28,7 +31,7 @@ DEMO = ("chelsea.png", "coffee.png")
 
 
 def main() -> None:
-    """Write ``docs/val_sheet.jpg`` and ``docs/demo.jpg``."""
+    """Write ``val_sheet.jpg``, ``demo.jpg`` and the learning curve into ``docs``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mobius-n")
     parser.add_argument("--pack", type=Path, default=ROOT / "assets" / "pack.safetensors")
@@ -41,6 +44,8 @@ def main() -> None:
     for split in SEEDS:
         pairs += _pairs(model, val_set(split, arguments.pack, arguments.folder))
     _save(_grid(pairs, COLUMNS), arguments.out / "val_sheet.jpg")
+    training = json_file(SHIPPED / Path(arguments.model).name / "training.json")
+    draw_curve(training.get("curve", []), arguments.out / f"curve_{Path(arguments.model).name}.png")
     overlays = [arguments.demo / name for name in DEMO]
     if all(path.exists() for path in overlays):
         _save(_row([_open(path) for path in overlays], 400), arguments.out / "demo.jpg")
