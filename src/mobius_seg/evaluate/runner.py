@@ -1,0 +1,289 @@
+"""Run a model over a COCO data set and score what it says.
+
+Three ways to ask, three sets of figures:
+
+* ``names``: every name of the annotation file is the vocabulary. Named AP, and from the same
+  predictions the class-agnostic figures with the names ignored.
+* ``everything``: no names; class-agnostic figures only.
+* ``expressions``: each expression of the file beside the annotations, answered by its best
+  instance.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
+from mobius_seg.data.referring import (
+    ReferringExpression,
+    default_expressions_path,
+    read_expressions,
+)
+from mobius_seg.errors import InputError
+from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer, engine
+from mobius_seg.evaluate.referring import ReferringScorer
+from mobius_seg.files import write_text
+from mobius_seg.version import __version__
+
+if TYPE_CHECKING:
+    from mobius_seg.instances import Instances
+    from mobius_seg.predictor import Predictor
+
+MODES = ("names", "everything", "expressions")
+BATCH = 4
+"""Pictures given to the predictor at once."""
+
+
+def evaluate(
+    predictor: "Predictor",
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    mode: str = "names",
+    expressions: str | Path | None = None,
+    size: int | None = None,
+    threads: int | None = None,
+    limit: int | None = None,
+    batch: int = BATCH,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score a model on a COCO instance data set.
+
+    Predictions are made at threshold 0 with at most 100 instances a picture. Everything is checked
+    before the first prediction: the files, and that every picture is there.
+
+    Args:
+        predictor: what :func:`mobius_seg.load` returns.
+        annotations: COCO instance file.
+        images: folder that its file names are relative to.
+        mode: ``names``, ``everything`` or ``expressions``.
+        expressions: file of expressions, default ``expressions.json`` beside ``annotations``;
+            only with that mode.
+        size: input size in pixels, default the model's own.
+        threads: CPU threads of torch during the run, default as they are.
+        limit: only the first so many pictures.
+        batch: pictures, or expressions with theirs, given to the predictor at once.
+        progress: show a bar on standard error.
+
+    Returns:
+        Ready for JSON, without NaN; figures are fractions of 1 and None where undefined (nothing to
+        find, or no masks in the file).
+
+        * ``names``: ``mask_`` and ``box_`` with ``ap``, ``ap50``, ``ap75``, ``ap_small``,
+          ``ap_medium``, ``ap_large``, ``ar100``; ``agnostic_mask_`` and ``agnostic_box_`` with the
+          same, and ``agnostic_ar100`` (masks).
+        * ``everything``: the agnostic ones.
+        * ``expressions``: ``p_at_50`` and ``ciou``, and the number of ``expressions``.
+        * always: ``images`` and ``names`` (how many pictures were shown and names asked),
+          ``seconds_per_image`` and ``conditions``. The seconds are the wall time of prediction,
+          from the decoded picture to instances with run lengths at its own size (resizing, network,
+          text vectors unless cached, masks), per picture, or per expression in that mode; reading
+          files, scoring and one untimed call to warm up are not in it.
+
+    Raises:
+        InputError: an argument, the annotation file, the expressions or a picture cannot be used.
+    """
+    _check_arguments(mode, expressions, size=size, threads=threads, limit=limit, batch=batch)
+    coco = read_coco(annotations)
+    asked: Sequence[ReferringExpression] = ()
+    if mode == "expressions":
+        asked = read_expressions(expressions or default_expressions_path(annotations), coco)
+    chosen: Sequence[int] = range(
+        len(coco.images) if limit is None else min(limit, len(coco.images))
+    )
+    run = _Run(predictor, coco, Path(images), size=size, batch=batch, progress=progress)
+    if mode == "expressions":
+        asked = [expression for expression in asked if expression.image in chosen]
+        chosen = sorted({expression.image for expression in asked})
+    run.check_pictures(chosen)
+    with _torch_threads(threads) as used_threads:
+        if mode == "expressions":
+            metrics = run.score_expressions(asked)
+        else:
+            metrics = run.score_instances(chosen, named=mode == "names")
+    return metrics | {
+        "images": len(chosen),
+        "names": len(coco.names) if mode == "names" else 0,
+        "seconds_per_image": run.seconds / run.calls if run.calls else None,
+        "conditions": {
+            "mode": mode,
+            "model": predictor.config.name,
+            "version": __version__,
+            "size": size or predictor.config.input_size,
+            "batch": batch,
+            "device": str(predictor.device),
+            "threads": used_threads,
+            "torch": torch.__version__,
+            "evaluator": engine()[2],
+        },
+    }
+
+
+def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
+    """Write what :func:`evaluate` returned as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: a figure is NaN or infinite (a bug of ours, never written).
+    """
+    text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+class _Run:
+    """One pass over a data set: asks the predictor, keeps the time."""
+
+    def __init__(
+        self,
+        predictor: "Predictor",
+        coco: CocoData,
+        folder: Path,
+        *,
+        size: int | None,
+        batch: int,
+        progress: bool,
+    ) -> None:
+        self._predictor = predictor
+        self._coco = coco
+        self._folder = folder
+        self._size = size
+        self._batch = batch
+        self._progress = progress
+        self.seconds = 0.0
+        self.calls = 0
+
+    def check_pictures(self, chosen: Sequence[int]) -> None:
+        """Every picture is there."""
+        if not self._folder.is_dir():
+            raise InputError(f"{self._folder}: no such folder of pictures")
+        for image in chosen:
+            picture_path(self._coco.images[image], self._folder)
+
+    def score_instances(self, chosen: Sequence[int], *, named: bool) -> dict[str, float | None]:
+        """Figures of names and everything."""
+        names = list(self._coco.names) if named else None
+        scorer = ApScorer(self._coco, chosen)
+        for start in self._track(range(0, len(chosen), self._batch), "batches of pictures"):
+            rows = chosen[start : start + self._batch]
+            pictures = [self._picture(row) for row in rows]
+            found = self._predict(pictures, names=names)
+            for row, instances in zip(rows, found, strict=True):
+                self._check_answer(row, instances)
+                scorer.add(
+                    row,
+                    instances.rles,
+                    instances.boxes_xyxy,
+                    instances.scores,
+                    instances.names if named else None,
+                )
+        return (scorer.named() if named else {}) | scorer.agnostic()
+
+    def score_expressions(self, asked: Sequence[ReferringExpression]) -> dict[str, Any]:
+        """Figures of expressions; a picture is read once for all of its own."""
+        for expression in asked:
+            meant = self._coco.annotations[expression.annotation]
+            if meant.segmentation is None:
+                raise InputError(
+                    f"{self._coco.path}: the annotation with id {meant.id} has no mask; allowed: "
+                    f"expressions of instances with masks"
+                )
+        scorer = ReferringScorer()
+        ordered = sorted(asked, key=lambda expression: expression.image)
+        row, picture = -1, np.zeros((0, 0, 3), np.uint8)
+        for start in self._track(range(0, len(ordered), self._batch), "batches of expressions"):
+            some, pictures = ordered[start : start + self._batch], []
+            for expression in some:
+                if expression.image != row:
+                    row, picture = expression.image, self._picture(expression.image)
+                pictures.append(picture)
+            answers = self._predict(pictures, texts=[expression.text for expression in some])
+            for expression, found in zip(some, answers, strict=True):
+                self._check_answer(expression.image, found)
+                best = int(np.argmax(found.scores)) if len(found.rles) else None
+                truth = self._coco.rle(expression.annotation)
+                assert truth is not None
+                scorer.add(None if best is None else found.rles[best], truth)
+        return {**scorer.metrics(), "expressions": scorer.expressions}
+
+    def _predict(
+        self,
+        pictures: list[NDArray[np.uint8]],
+        *,
+        names: list[str] | None = None,
+        texts: list[str] | None = None,
+    ) -> "list[Instances]":
+        """One timed call; the first of a run is made twice, so that warming up is not timed."""
+
+        def ask(count: int) -> "list[Instances]":
+            return self._predictor.predict(
+                pictures[:count],
+                names=names,
+                expression=None if texts is None else texts[:count],
+                size=self._size,
+                threshold=0.0,
+                max_instances=MAX_DETECTIONS,
+                batch_size=self._batch,
+            )
+
+        if not self.calls:
+            ask(1)
+        begin = time.perf_counter()
+        found = ask(len(pictures))
+        self.seconds += time.perf_counter() - begin
+        self.calls += len(pictures)
+        return found
+
+    def _picture(self, row: int) -> NDArray[np.uint8]:
+        """A picture as decoded, of the size that the file says."""
+        return load_sized(self._coco.images[row], self._folder, self._coco.path)
+
+    def _check_answer(self, row: int, found: "Instances") -> None:
+        """Masks of another size than the picture's would be compared out of bounds."""
+        size = [self._coco.images[row].height, self._coco.images[row].width]
+        assert all(list(rle["size"]) == size for rle in found.rles)
+
+    def _track(self, steps: range, unit: str) -> Iterator[int]:
+        """The steps, with a bar on standard error."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
+            yield from bar.track(steps, total=len(steps), description=unit)
+
+
+def _check_arguments(mode: str, expressions: str | Path | None, **counts: int | None) -> None:
+    """Refuse arguments that cannot be meant."""
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r} is unknown; allowed: {', '.join(MODES)}")
+    if expressions is not None and mode != "expressions":
+        raise InputError(f"expressions are not used in mode {mode!r}; allowed: mode 'expressions'")
+    for name, value in counts.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"{name} is {value!r}; allowed: a whole number of at least 1")
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[int]:
+    """Set torch's CPU threads for a while; yields their number."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
