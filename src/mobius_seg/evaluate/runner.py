@@ -1,12 +1,21 @@
 """Run a model over a COCO data set and score what it says.
 
-Three ways to ask, three sets of figures:
+Three ways to ask (modes), three sets of figures, all fractions of 1 and None where undefined
+(nothing to find, or no masks in the file):
 
-* ``names``: every name of the annotation file is the vocabulary. Named AP, and from the same
-  predictions the class-agnostic figures with the names ignored.
-* ``everything``: no names; class-agnostic figures only.
+* ``names``: every name of the annotation file is the vocabulary. ``mask_`` and ``box_`` with ``ap``,
+  ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar100``; and from the same
+  predictions, names ignored, ``agnostic_mask_`` and ``agnostic_box_`` with the same, the recall of
+  masks as ``agnostic_ar100``.
+* ``everything``: no names are given; the agnostic figures.
 * ``expressions``: each expression of the file beside the annotations, answered by its best
-  instance.
+  instance. ``p_at_50``, ``ciou``, and the number of ``expressions``.
+
+With each come ``images`` and ``names`` (how many pictures were shown and names asked), the
+``conditions``, and ``seconds_per_image``: the wall time of prediction, from the decoded picture to
+instances with run lengths at its own size (resizing, network, masks, text vectors unless cached),
+per picture, or per expression in that mode. Reading files, scoring and one untimed call to warm up
+are not in it.
 """
 
 import json
@@ -75,19 +84,7 @@ def evaluate(
         progress: show a bar on standard error.
 
     Returns:
-        Ready for JSON, without NaN; figures are fractions of 1 and None where undefined (nothing to
-        find, or no masks in the file).
-
-        * ``names``: ``mask_`` and ``box_`` with ``ap``, ``ap50``, ``ap75``, ``ap_small``,
-          ``ap_medium``, ``ap_large``, ``ar100``; ``agnostic_mask_`` and ``agnostic_box_`` with the
-          same, and ``agnostic_ar100`` (masks).
-        * ``everything``: the agnostic ones.
-        * ``expressions``: ``p_at_50`` and ``ciou``, and the number of ``expressions``.
-        * always: ``images`` and ``names`` (how many pictures were shown and names asked),
-          ``seconds_per_image`` and ``conditions``. The seconds are the wall time of prediction,
-          from the decoded picture to instances with run lengths at its own size (resizing, network,
-          text vectors unless cached, masks), per picture, or per expression in that mode; reading
-          files, scoring and one untimed call to warm up are not in it.
+        The figures of the module's text, ready for JSON.
 
     Raises:
         InputError: an argument, the annotation file, the expressions or a picture cannot be used.
@@ -114,17 +111,8 @@ def evaluate(
         "images": len(chosen),
         "names": len(coco.names) if mode == "names" else 0,
         "seconds_per_image": run.seconds / run.calls if run.calls else None,
-        "conditions": {
-            "mode": mode,
-            "model": predictor.config.name,
-            "version": __version__,
-            "size": size or predictor.config.input_size,
-            "batch": batch,
-            "device": str(predictor.device),
-            "threads": used_threads,
-            "torch": torch.__version__,
-            "evaluator": engine()[2],
-        },
+        "conditions": {"mode": mode, "batch": batch, "threads": used_threads}
+        | _conditions(predictor, size),
     }
 
 
@@ -264,6 +252,18 @@ class _Run:
         )
         with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
             yield from bar.track(steps, total=len(steps), description=unit)
+
+
+def _conditions(predictor: "Predictor", size: int | None) -> dict[str, Any]:
+    """What else the figures were taken with."""
+    return {
+        "model": predictor.config.name,
+        "size": size or predictor.config.input_size,
+        "device": str(predictor.device),
+        "version": __version__,
+        "torch": torch.__version__,
+        "evaluator": engine()[2],
+    }
 
 
 def _check_arguments(mode: str, expressions: str | Path | None, **counts: int | None) -> None:
