@@ -3,10 +3,10 @@
 Three ways to ask (modes), three sets of figures, all fractions of 1 and None where undefined
 (nothing to find, or no masks in the file):
 
-* ``names``: every name of the annotation file is the vocabulary. ``mask_`` and ``box_`` with ``ap``,
-  ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar100``; and from the same
-  predictions, names ignored, ``agnostic_mask_`` and ``agnostic_box_`` with the same, the recall of
-  masks as ``agnostic_ar100``.
+* ``names``: every name of the annotation file is the vocabulary. ``mask_`` and ``box_`` with
+  ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar100``; and from the
+  same predictions, names ignored, ``agnostic_mask_`` and ``agnostic_box_`` with the same, the
+  recall of masks as ``agnostic_ar100``.
 * ``everything``: no names are given; the agnostic figures.
 * ``expressions``: each expression of the file beside the annotations, answered by its best
   instance. ``p_at_50``, ``ciou``, and the number of ``expressions``.
@@ -91,16 +91,13 @@ def evaluate(
     """
     _check_arguments(mode, expressions, size=size, threads=threads, limit=limit, batch=batch)
     coco = read_coco(annotations)
-    asked: Sequence[ReferringExpression] = ()
+    chosen: Sequence[int] = range(len(coco.images))[:limit]
+    asked: list[ReferringExpression] = []
     if mode == "expressions":
-        asked = read_expressions(expressions or default_expressions_path(annotations), coco)
-    chosen: Sequence[int] = range(
-        len(coco.images) if limit is None else min(limit, len(coco.images))
-    )
-    run = _Run(predictor, coco, Path(images), size=size, batch=batch, progress=progress)
-    if mode == "expressions":
-        asked = [expression for expression in asked if expression.image in chosen]
+        found = read_expressions(expressions or default_expressions_path(annotations), coco)
+        asked = [expression for expression in found if expression.image in chosen]
         chosen = sorted({expression.image for expression in asked})
+    run = _Run(predictor, coco, Path(images), size=size, batch=batch, progress=progress)
     run.check_pictures(chosen)
     with _torch_threads(threads) as used_threads:
         if mode == "expressions":
