@@ -63,10 +63,10 @@ def shade(rng: np.random.Generator, patch_hw4: Picture) -> Picture:
     angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.45)
     x = np.linspace(-1, 1, width, dtype=np.float32) * np.float32(np.cos(angle))
     y = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(np.sin(angle))
-    ramp = np.float32(1 - depth / 2) + np.float32(depth / 2) * (y[:, None] + x[None, :])
-    ramp = np.clip(ramp, 0, 1)
-    weight = cv2.merge([ramp, ramp, ramp, np.ones_like(ramp)])
-    return np.asarray(cv2.multiply(patch_hw4, weight, dtype=cv2.CV_8U), np.uint8)
+    half = np.float32(255 * depth / 2)
+    ramp = np.minimum(255 - half + half * (y[:, None] + x[None, :]), 255).astype(np.uint8)
+    weight = cv2.merge([ramp, ramp, ramp, np.full_like(ramp, 255)])
+    return np.asarray(cv2.multiply(patch_hw4, weight, scale=1 / 255), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,8 +211,8 @@ def _recolour(rng: np.random.Generator, picture: Picture) -> Picture:
     matrix[:, 3] = 128 * (1 - contrast) * gain
     changed = cv2.transform(picture, matrix)
     if rng.random() < 0.3:  # out of focus
-        sigma = rng.uniform(0.8, 0.02 * picture.shape[0])
-        changed = cv2.GaussianBlur(changed, (0, 0), sigma)
+        radius = int(rng.integers(1, 2 + picture.shape[0] // 32))
+        changed = cv2.stackBlur(changed, (2 * radius + 1, 2 * radius + 1))
     return np.asarray(changed, np.uint8)
 
 

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 
 from mobius_seg.data.compose import scene_rng
 from mobius_seg.data.pack import Pack
+from mobius_seg.data.patches import MIN_VISIBLE_PIXELS
 from mobius_seg.data.sample import Sample
-from mobius_seg.data.scenes import MIN_VISIBLE_PIXELS, Scene, SceneComposer, boxes_of
+from mobius_seg.data.scenes import Scene, SceneComposer, boxes_of
 from mobius_seg.errors import InputError
 
 PADDING = 114

@@ -8,6 +8,7 @@ whose colour could be called red. Names that mean nearly the same, or where one 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ SIMILAR = 0.7
 """Cosine of text vectors above which two names are taken for the same kind: "cup" and "mug" are
 above, "cup" and "spoon" below (MiniLM)."""
 MAX_EXPRESSIONS = 4
+MAX_ANCHORS = 3
+"""Objects that others are related to, drawn for every scene; more would only cost time."""
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _NEAR_COLOURS = (
@@ -70,7 +73,7 @@ class SceneFacts:
     covers: NDArray[np.int64]
     size: tuple[int, int]
 
-    @property
+    @cached_property
     def centres(self) -> NDArray[np.float64]:
         """Box centres x, y over width and height, [M, 2]."""
         boxes = self.boxes_xyxy.astype(np.float64)
@@ -95,17 +98,19 @@ def find_confusable(
         vectors closer than ``SIMILAR``, or all words of one among the words of the other.
     """
     vectors = np.asarray(embeddings_ND, np.float32)[ids]
-    near = vectors @ vectors.T > SIMILAR
-    words = [frozenset(names[i].lower().replace("-", " ").split()) for i in ids]
-    confusable: dict[int, frozenset[int]] = {}
-    for row, i in enumerate(ids):
-        inside = {
-            int(j)
-            for column, j in enumerate(ids)
-            if near[row, column] or words[row] <= words[column] or words[column] <= words[row]
-        }
-        confusable[int(i)] = frozenset(inside | {int(i)})
-    return confusable
+    confusable: dict[int, set[int]] = {int(i): {int(i)} for i in ids}
+    for row, column in np.argwhere(vectors @ vectors.T > SIMILAR):
+        confusable[int(ids[row])].add(int(ids[column]))
+    words = {int(i): frozenset(names[i].lower().replace("-", " ").split()) for i in ids}
+    with_word: dict[str, set[int]] = {}
+    for i, own in words.items():
+        for word in own:
+            with_word.setdefault(word, set()).add(i)
+    for i, own in words.items():
+        for j in set.intersection(*(with_word[word] for word in own)):
+            confusable[i].add(j)
+            confusable[j].add(i)
+    return {i: frozenset(others) for i, others in confusable.items()}
 
 
 def describe(rng: np.random.Generator, facts: SceneFacts) -> list[Expression]:
@@ -120,13 +125,16 @@ def describe(rng: np.random.Generator, facts: SceneFacts) -> list[Expression]:
     """
     found: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     groups = list(_groups(facts))
+    clear = _clear_enough(facts)
+    alone = [g for g in groups if g.named and len(g.members) == 1 and clear[g.members[0]]]
+    anchors = [alone[i] for i in rng.permutation(len(alone))[:MAX_ANCHORS]]
     for group in groups:
         for maker in (_by_name, _by_place, _by_size, _by_colour, _by_order):
             for instance, kind, wordings in maker(facts, group):
                 found.setdefault(kind, []).append((instance, wordings))
-        for instance, kind, wordings in _by_relation(facts, group, groups):
-            found.setdefault(kind, []).append((instance, wordings))
-    clear = _clear_enough(facts)
+        for anchor in anchors:
+            for instance, kind, wordings in _by_relation(facts, group, anchor):
+                found.setdefault(kind, []).append((instance, wordings))
     chosen: list[Expression] = []
     for kind in rng.permutation(sorted(found)):
         options = [option for option in found[str(kind)] if clear[option[0]]]
@@ -264,23 +272,19 @@ _DIRECTIONS = (
 )
 
 
-def _by_relation(facts: SceneFacts, group: _Group, groups: Sequence[_Group]) -> _Found:
-    """Relations to an anchor: an object that is alone of its kind and clearly visible."""
-    clear = _clear_enough(facts)
-    for other in groups:
-        anchor = other.members[0]
-        if not other.named or len(other.members) > 1 or not clear[anchor]:
-            continue
-        members = np.array([i for i in group.members if i != anchor])
-        if len(members) == 0 or (group.named and group.noun == other.noun):
-            continue
-        offset = facts.centres[members] - facts.centres[anchor]
-        for axis, sign, wordings in _DIRECTIONS:
-            best = _only_one_there(facts, members, anchor, offset[:, axis] * sign, axis)
-            if best is not None:
-                yield _relate(best, wordings, group.noun, other.noun)
-        yield from _nearest(facts, members, anchor, group.noun, other.noun)
-        yield from _overlapping(facts, members, anchor, group.noun, other.noun)
+def _by_relation(facts: SceneFacts, group: _Group, other: _Group) -> _Found:
+    """Relations of a group's members to an anchor, the only member of another group."""
+    anchor = other.members[0]
+    members = np.array([i for i in group.members if i != anchor])
+    if len(members) == 0:
+        return
+    offset = facts.centres[members] - facts.centres[anchor]
+    for axis, sign, wordings in _DIRECTIONS:
+        best = _only_one_there(facts, members, anchor, offset[:, axis] * sign, axis)
+        if best is not None:
+            yield _relate(best, wordings, group.noun, other.noun)
+    yield from _nearest(facts, members, anchor, group.noun, other.noun)
+    yield from _overlapping(facts, members, anchor, group.noun, other.noun)
 
 
 def _only_one_there(
@@ -292,12 +296,12 @@ def _only_one_there(
 ) -> int | None:
     """The only member on one side of the anchor: clearly there, and no other even slightly."""
     best = int(ahead.argmax())
-    if (np.delete(ahead, best) > -0.03).any():
+    if ahead[best] < 0.1 or np.count_nonzero(ahead > -0.03) > 1:
         return None
     boxes = facts.boxes_xyxy[[members[best], anchor]]
     half = (boxes[:, axis + 2] - boxes[:, axis]).sum() / 2 / facts.size[1 - axis]
     aside = abs(facts.centres[members[best]] - facts.centres[anchor])[1 - axis]
-    if ahead[best] < max(0.1, 0.6 * half) or aside > 1.5 * ahead[best]:
+    if ahead[best] < 0.6 * half or aside > 1.5 * ahead[best]:
         return None
     return int(members[best])
 
@@ -339,8 +343,9 @@ def _overlapping(
 def _first(values: NDArray[np.float64]) -> tuple[int, float]:
     """Index of the smallest value and how far it is ahead of the second (infinite when alone)."""
     best = int(values.argmin())
-    rest = np.delete(values, best)
-    return best, float(rest.min() - values[best]) if len(rest) else float("inf")
+    if len(values) == 1:
+        return best, float("inf")
+    return best, float(np.partition(values, 1)[1] - values[best])
 
 
 def _say(

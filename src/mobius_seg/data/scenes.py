@@ -19,15 +19,14 @@ from mobius_seg.data import appearance
 from mobius_seg.data.appearance import Light, Picture
 from mobius_seg.data.backgrounds import Backdrops
 from mobius_seg.data.expressions import Expression, SceneFacts, describe, find_confusable
+from mobius_seg.data.patches import MIN_VISIBLE_PIXELS, PatchSource, above_half, rotate
 from mobius_seg.errors import InputError
 
 SIDE_RANGE = (0.05, 0.8)
 """Longest side of an object over the image's side, drawn log-uniformly (see docs/data.md)."""
 MAX_OBJECTS = 12
-MIN_VISIBLE_PIXELS = 12
 MIN_VISIBLE_SHARE = 0.2
 MIN_INSIDE_SHARE = 0.4
-HALF = 127  # an object owns the pixels whose alpha is above one half
 
 
 class PictureSource(Protocol):
@@ -117,6 +116,7 @@ class SceneComposer:
         self.split = split
         self.size = size
         self._backdrops = Backdrops(pack, pack.backgrounds_for(split))
+        self._patches = PatchSource(pack)
         self._choices = _by_name_and_object(pack, pack.cutouts_for(split))
         if not self._choices:
             raise InputError(f"split {split!r}: the pack holds no cut-out for it")
@@ -171,18 +171,17 @@ class SceneComposer:
 
     def _patch(self, rng: np.random.Generator, cutout: int, length: float) -> Picture:
         """A cut-out, ``length`` pixels long, changed in look and pose, premultiplied."""
-        patch = appearance.premultiply(self.pack.cutout(cutout))
+        patch = self._patches.get(cutout, length)
         if rng.random() < 0.5:
             patch = np.asarray(cv2.flip(patch, 1), np.uint8)
         turned = rng.random() < 0.3
         angle = rng.uniform(-180, 180) if turned else rng.normal(0, 7)
-        patch = _fit(patch, length)
         if rng.random() < 0.8:
             patch = appearance.recolour(rng, patch)
         if length > 24 and rng.random() < 0.4:
             patch = appearance.shade(rng, patch)
         if turned or rng.random() < 0.6:
-            patch = _rotate(patch, angle)
+            patch = rotate(patch, angle)
         if length > 24 and rng.random() < 0.25:  # out of focus: the edge softens with the object
             framed = cv2.copyMakeBorder(patch, 2, 2, 2, 2, cv2.BORDER_CONSTANT)
             patch = np.asarray(cv2.GaussianBlur(framed, (5, 5), rng.uniform(0.4, 1.0)), np.uint8)
@@ -253,7 +252,7 @@ class _Canvas:
         inside. Returns False when no spot was found.
         """
         alpha = np.ascontiguousarray(patch[..., 3])
-        own = _above_half(alpha)
+        own = above_half(alpha)
         full = cv2.countNonZero(own)
         for attempt in range(12):
             x, y = self._spot(rng, patch.shape[:2], attempt)
@@ -353,34 +352,6 @@ def _by_name_and_object(
         name: [np.array(views, np.int64) for views in objects.values()]
         for name, objects in groups.items()
     }
-
-
-def _above_half(alpha_hw: Picture) -> Picture:
-    """255 where alpha is above one half, 0 elsewhere."""
-    return np.asarray(cv2.threshold(alpha_hw, HALF, 255, cv2.THRESH_BINARY)[1], np.uint8)
-
-
-def _fit(patch_hw4: Picture, length: float) -> Picture:
-    """Scale so that the longest side is ``length``; very thin objects are kept big enough."""
-    scale = length / max(patch_hw4.shape[:2])
-    share = cv2.countNonZero(_above_half(patch_hw4[..., 3]))
-    scale = max(scale, float(np.sqrt(1.6 * MIN_VISIBLE_PIXELS / max(share, 1))))
-    scale = min(scale, 8 * length / max(patch_hw4.shape[:2]))
-    height, width = (max(1, round(side * scale)) for side in patch_hw4.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(patch_hw4, (width, height), interpolation=method), np.uint8)
-
-
-def _rotate(patch_hw4: Picture, degrees: float) -> Picture:
-    """Turn about the centre on a canvas that holds the whole result."""
-    height, width = patch_hw4.shape[:2]
-    matrix = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), degrees, 1.0)
-    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
-    new_width = int(np.ceil(height * sin + width * cos)) + 2
-    new_height = int(np.ceil(height * cos + width * sin)) + 2
-    matrix[0, 2] += (new_width - width) / 2
-    matrix[1, 2] += (new_height - height) / 2
-    return np.asarray(cv2.warpAffine(patch_hw4, matrix, (new_width, new_height)), np.uint8)
 
 
 def _within(margin: float, side: int) -> tuple[float, float]:

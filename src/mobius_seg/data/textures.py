@@ -54,9 +54,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: int, octave
     weight, weights = 1.0, 0.0
     for _ in range(octaves):
         grid = rng.random((cells, max(1, cells * width // height)), dtype=np.float32)
-        total += np.float32(weight) * cv2.resize(
-            grid, (width, height), interpolation=cv2.INTER_CUBIC
-        )
+        method = cv2.INTER_CUBIC if cells < 32 else cv2.INTER_LINEAR
+        total += np.float32(weight) * cv2.resize(grid, (width, height), interpolation=method)
         weights += weight
         weight *= float(rng.uniform(0.35, 0.6))
         cells = min(cells * 2, height)
