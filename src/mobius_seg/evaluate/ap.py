@@ -1,7 +1,7 @@
 """COCO average precision of masks and boxes, with names and without.
 
 The arithmetic is the COCO API's. It is run by faster-coco-eval where that is installed (the extra
-``eval``: with a thousand names it is three to five times faster) and by pycocotools otherwise; a
+``eval``: several times faster where there are many names) and by pycocotools otherwise; a
 parity test holds the two to 1e-6 of each other. What the API does badly is done here: annotation
 ids are numbered from 1 (an id of 0 reads as "not matched"), the area of a predicted mask is that of
 its pixels and not of its box, and what is undefined is None instead of -1.
