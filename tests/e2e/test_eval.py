@@ -13,6 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import mobius_seg
+from mobius_seg.checkpoint import save_model
+from mobius_seg.cli import main
 from mobius_seg.errors import InputError
 from mobius_seg.evaluate.runner import evaluate, write_metrics
 from mobius_seg.instances import Instances
@@ -316,3 +318,42 @@ def test_a_real_network(data_set: Path, mode: str, capsys: pytest.CaptureFixture
     assert figures["conditions"]["threads"] == 1
     assert capsys.readouterr().out == ""
     json.dumps(figures, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    model = mobius_seg.load("mobius-test", random_weights=True, text_encoder=Letters())
+    save_model(model.network, folder)
+    return folder
+
+
+def command(weights: Path, data_set: Path, *options: str) -> int:
+    given = ["--model", str(weights), "--images", str(data_set / "images"), *options]
+    return main(["eval", *given, "--mode", "everything", "--size", "64", "--threads", "1"])
+
+
+def test_command_line(
+    weights: Path, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "metrics.json"
+    annotations = ("--annotations", str(data_set / "annotations.json"))
+    assert command(weights, data_set, *annotations, "--out", str(out), "--limit", "2") == 0
+    figures = json.loads(out.read_text())
+    assert set(figures) == AGNOSTIC_KEYS | COMMON_KEYS
+    assert figures["images"] == 2
+    assert "agnostic_mask_ap50" in capsys.readouterr().out
+
+
+def test_command_line_refuses_a_malformed_file(
+    weights: Path, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads((data_set / "annotations.json").read_text())
+    data["annotations"][3]["segmentation"]["counts"] = [1, 2, 3]
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(data))
+    assert command(weights, data_set, "--annotations", str(path)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "annotations[3] (id 3): `segmentation`: the runs of the RLE sum to 6" in printed.err
