@@ -246,11 +246,10 @@ def _from_tensor(tensor: Any, name: str) -> NDArray[np.uint8]:
         tensor = tensor.permute(1, 2, 0)
     elif tensor.ndim not in (2, 3) or (tensor.ndim == 3 and shape[2] not in (1, 3, 4)):
         raise InputError(f"{name}: shape is {list(shape)}; allowed: [3, H, W], [H, W, 3], [H, W]")
-    tensor = tensor.detach().cpu()
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
     try:
-        array = tensor.numpy()
+        array = tensor.detach().cpu().numpy()
     except (TypeError, RuntimeError) as error:  # sparse, quantised, meta
         raise InputError(f"{name}: {_reason(error)}") from None
     return _from_array(array, name)

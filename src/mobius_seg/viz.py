@@ -64,7 +64,7 @@ def draw_instances(image: NDArray[np.uint8], instances: "Instances") -> Image.Im
 
 def color(index: int) -> Color:
     """Colour of instance ``index``: hues a golden angle apart, so that neighbours differ."""
-    hue = (index * _GOLDEN_RATIO) % 1.0
+    hue = (0.58 + index * _GOLDEN_RATIO) % 1.0
     value = (1.0, 0.8, 0.9)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.95, 0.6)[index % 3], value)
     return round(red * 255), round(green * 255), round(blue * 255)
