@@ -93,7 +93,7 @@ class Light:
         dx, dy, blur = rng.uniform(-0.12, 0.12), rng.uniform(0.0, 0.1), rng.uniform(0.01, 0.08)
         style = rng.random()
         cast = rng.uniform(0.15, 0.6) if style < 0.4 else 0.0
-        contact = rng.uniform(0.2, 0.7) if 0.25 < style < 0.6 else 0.0
+        contact = rng.uniform(0.15, 0.6) if 0.25 < style < 0.6 else 0.0
         return cls(cast=cast, contact=contact, dx=dx, dy=dy, blur=blur)
 
 
@@ -109,7 +109,7 @@ def cast_shadow(canvas_HW3: Picture, alpha_hw: Picture, x: int, y: int, light: L
     """
     height, width = alpha_hw.shape
     length = max(height, width)
-    small = max(1, length // 40)  # shadows are soft: a few dozen pixels hold them
+    small = max(1, length // 24)  # shadows are soft: a few dozen pixels hold them
     if light.cast > 0:
         _darken(
             canvas_HW3,
@@ -121,14 +121,14 @@ def cast_shadow(canvas_HW3: Picture, alpha_hw: Picture, x: int, y: int, light: L
             small,
         )
     if light.contact > 0:
-        flat = max(2, height // 6)
+        flat = max(2, height // 9)
         _darken(
             canvas_HW3,
             alpha_hw[height // 2 :],
             (x, y + height - flat // 2 - 1),
             (width, flat),
             light.contact,
-            0.03 * length,
+            0.05 * length,
             small,
         )
 

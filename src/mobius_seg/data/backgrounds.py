@@ -188,7 +188,7 @@ def _window(rng: np.random.Generator, picture: Picture, height: int, width: int)
     top = int(rng.integers(max(1, picture.shape[0] - crop[0] + 1)))
     left = int(rng.integers(max(1, picture.shape[1] - crop[1] + 1)))
     part = picture[top : top + crop[0], left : left + crop[1]]
-    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if scale > 2 else cv2.INTER_LINEAR
     resized = cv2.resize(part, (width, height), interpolation=method)
     if rng.random() < 0.5:
         resized = cv2.flip(resized, 1)
@@ -202,7 +202,7 @@ def _recolour(rng: np.random.Generator, picture: Picture) -> Picture:
     gain = np.exp(rng.normal(0, 0.25) + rng.normal(0, 0.1, 3))
     contrast = np.exp(rng.normal(0, 0.2))
     mix = np.eye(3)
-    if rng.random() < 0.25:  # another material of the same structure
+    if rng.random() < 0.12:  # another material of the same structure
         mix = np.roll(mix, int(rng.integers(1, 3)), axis=0)
     saturation = rng.uniform(0.0, 1.4)
     mix = saturation * mix + (1 - saturation) / 3

@@ -137,5 +137,5 @@ def _fit(patch_hw4: Picture, length: float) -> Picture:
         enough = float(np.sqrt(1.6 * MIN_VISIBLE_PIXELS / max(share, 1)))
         scale = min(max(scale, enough), 4 * scale)
     height, width = (max(1, round(side * scale)) for side in patch_hw4.shape[:2])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if scale < 0.45 else cv2.INTER_LINEAR  # halved before: no aliasing
     return np.asarray(cv2.resize(patch_hw4, (width, height), interpolation=method), np.uint8)

@@ -279,7 +279,7 @@ class _Canvas:
     ) -> tuple[int, int]:
         """Top left corner: over an earlier object on purpose, anywhere, or across the border."""
         height, width = self.owner.shape
-        if self.places and attempt < 6 and rng.random() < 0.6:
+        if self.places and attempt < 6 and rng.random() < 0.5:
             x, y, reach = self.places[int(rng.integers(len(self.places)))]
             angle = rng.uniform(0, 2 * np.pi)
             far = (reach + max(patch) / 2) * rng.uniform(0.3, 0.8)
