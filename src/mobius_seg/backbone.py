@@ -47,8 +47,10 @@ class Backbone(nn.Module):
         args: dict[str, Any] = dict(config.backbone_args)
         if config.pyramid:
             args["out_indices"] = (-1,)
-        self.body = timm.create_model(config.backbone, pretrained=False, features_only=True, **args)
-        info = self.body.feature_info
+        self.body: Any = timm.create_model(
+            config.backbone, pretrained=False, features_only=True, **args
+        )
+        info: Any = self.body.feature_info
         self.freeze_norm = False
         self.pyramid: SimplePyramid | None = None
         if config.pyramid:

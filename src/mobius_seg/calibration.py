@@ -1,5 +1,7 @@
 """One confidence per query, read off its logits: what selection, pruning and results all use."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,3 +63,39 @@ def confidence(
     if column_mask_BK is None:
         return named_BQ
     return torch.where(column_mask_BK.any(-1, keepdim=True), named_BQ, object_BQ.exp())
+
+
+ClassLoss = Literal["mal", "varifocal", "focal"]
+CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
+
+
+def confidence_loss(
+    logits: Tensor, quality: Tensor, positive: Tensor, kind: ClassLoss = "mal", gamma: float = 1.5
+) -> Tensor:
+    """Language-guided confidence loss, element by element.
+
+    ``mal`` (matchability-aware loss of DEIM, Huang et al. 2025): target u^gamma with weight 1 for
+    positives, p^gamma for negatives. ``varifocal`` (Zhang et al. 2021): target u with weight u,
+    negatives 0.75 p^2. ``focal`` (Lin et al. 2017): target 1, alpha 0.25, gamma 2.
+
+    Args:
+        logits: before the sigmoid, any shape.
+        quality: u in 0..1 where ``positive``, of the same shape.
+        positive: bool, of the same shape.
+        kind: form of the loss.
+        gamma: power of the target and of the negatives' weight (``mal``).
+
+    Returns:
+        The loss of each element.
+    """
+    prob = logits.detach().sigmoid()
+    if kind == "mal":
+        target = torch.where(positive, quality.clamp(min=0) ** gamma, quality.new_zeros(()))
+        weight = torch.where(positive, torch.ones_like(prob), prob**gamma)
+    elif kind == "varifocal":
+        target = torch.where(positive, quality, quality.new_zeros(()))
+        weight = torch.where(positive, quality, 0.75 * prob**2)
+    else:
+        target = positive.to(logits.dtype)
+        weight = torch.where(positive, 0.25 * (1 - prob) ** 2, 0.75 * prob**2)
+    return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")

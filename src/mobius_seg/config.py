@@ -47,7 +47,7 @@ class ModelConfig:
         initial_scale: initial scale of the cosine class head.
         max_scale: upper clamp of that scale.
         expected_params: parameters of this preset, stated and tested (0 = not stated).
-        expected_gmac: cost in GMAC at the preset's input, 80 names, stated and tested (0 = not stated).
+        expected_gmac: cost in GMAC at the preset's input with 80 names, stated and tested.
     """
 
     name: str

@@ -246,7 +246,8 @@ class DecoderLayer(nn.Module):
             assert memory.values is not None
             read = self.cross_deformable(normed, boxes_BQ4, memory.values)
         else:
-            assert memory.key is not None and memory.value is not None
+            assert memory.key is not None
+            assert memory.value is not None
             bias = self.box_bias(boxes_BQ4, memory.shapes).to(memory.key.dtype)
             query = split_heads(self.cross_query(normed), self.heads).to(memory.key.dtype)
             attended = F.scaled_dot_product_attention(

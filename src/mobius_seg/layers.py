@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class MLP(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         """See the class."""
         parts: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             if i:
                 parts.append(nn.ReLU())
             parts.append(nn.Linear(before, after))

@@ -3,13 +3,13 @@
 Targets are padded to [B, M], so that a stage's loss is a handful of batched operations.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobius_seg.calibration import CLASS_LOSSES, ClassLoss, confidence_loss
 from mobius_seg.data.sample import Target
 from mobius_seg.errors import InputError
 from mobius_seg.matcher import (
@@ -28,9 +28,8 @@ from mobius_seg.points import (
     point_sample,
     sample_mask_points,
 )
+from mobius_seg.targets import PaddedTargets, pad_targets, repeat_targets
 from mobius_seg.types import DenseOutput, LayerOutput, ModelOutput, TextPrompt
-
-ClassLoss = Literal["mal", "varifocal", "focal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ class LossConfig:
     class_loss: ClassLoss = "mal"
     gamma: float = 1.5
     synonyms: bool = True
-    points: PointConfig = PointConfig()
+    points: PointConfig = field(default_factory=PointConfig)
 
     def __post_init__(self) -> None:
         """Reject an unknown class loss.
@@ -69,76 +68,10 @@ class LossConfig:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
-        if self.class_loss not in ("mal", "varifocal", "focal"):
+        if self.class_loss not in CLASS_LOSSES:
             raise InputError(
-                f"LossConfig.class_loss is {self.class_loss!r}; allowed: mal, varifocal, focal"
+                f"LossConfig.class_loss is {self.class_loss!r}; allowed: {', '.join(CLASS_LOSSES)}"
             )
-
-
-@dataclass(frozen=True)
-class PaddedTargets:
-    """Targets of a batch, padded to M per image.
-
-    Attributes:
-        boxes_BM4: cxcywh in 0..1; padding holds a small box in the middle.
-        masks_BMHW: float 0..1.
-        columns_BMK: bool, True where a column names the target.
-        known_BK: bool, trusted negatives.
-        valid_BM: bool, False for padding.
-        has_mask_B: bool.
-        has_object_B: bool.
-        similarity_BMK: cosine of each column to the target's own column, 0 where it has none.
-    """
-
-    boxes_BM4: Tensor
-    masks_BMHW: Tensor
-    columns_BMK: Tensor
-    known_BK: Tensor
-    valid_BM: Tensor
-    has_mask_B: Tensor
-    has_object_B: Tensor
-    similarity_BMK: Tensor
-
-
-def pad_targets(
-    targets: list[Target], prompt: TextPrompt, size: tuple[int, int], device: torch.device
-) -> PaddedTargets:
-    """Targets as padded tensors on one device.
-
-    Args:
-        targets: one per image.
-        prompt: the columns that the targets speak of.
-        size: height and width of the images.
-        device: where the losses are computed.
-    """
-    batch, columns = len(targets), prompt.pooled_BKD.shape[1]
-    count = max([len(t.boxes_M4) for t in targets] + [1])
-    boxes = torch.tensor([0.5, 0.5, 0.1, 0.1]).repeat(batch, count, 1)
-    masks = torch.zeros(batch, count, *size, dtype=torch.bool)
-    named = torch.zeros(batch, count, columns, dtype=torch.bool)
-    valid = torch.zeros(batch, count, dtype=torch.bool)
-    for b, target in enumerate(targets):
-        n = len(target.boxes_M4)
-        finite = torch.isfinite(target.boxes_M4).all(-1) & (target.boxes_M4[:, 2:] > 0).all(-1)
-        boxes[b, :n][finite] = target.boxes_M4[finite]
-        named[b, :n] = target.columns_MK
-        valid[b, :n] = finite
-        if target.masks_MHW is not None:
-            masks[b, :n] = target.masks_MHW
-    known = torch.stack([t.known_K for t in targets]).to(device)
-    named = named.to(device)
-    vectors = F.normalize(prompt.pooled_BKD.to(device).float(), dim=-1)
-    own = F.normalize(torch.matmul(named.float(), vectors), dim=-1)
-    return PaddedTargets(
-        boxes.to(device),
-        masks.to(device).float(),
-        named,
-        known,
-        valid.to(device),
-        torch.tensor([t.masks_MHW is not None for t in targets], device=device),
-        torch.tensor([t.has_object for t in targets], device=device),
-        torch.matmul(own, vectors.transpose(1, 2)),
-    )
 
 
 class Criterion(nn.Module):
@@ -177,7 +110,7 @@ class Criterion(nn.Module):
 
         Returns:
             ``loss`` (the weighted sum) and its parts ``class``, ``mask``, ``dice``, ``box``,
-            ``giou`` (last layer, unweighted), ``dense``, and ``quality`` (mean u of the last layer).
+            ``giou`` (last layer, unweighted), ``dense``, and ``quality`` (mean u, last layer).
         """
         features = output.mask_features_BMhw.float()
         size = (features.shape[2] * 4, features.shape[3] * 4)
@@ -272,7 +205,7 @@ class Criterion(nn.Module):
     def _match_points(self, targets: PaddedTargets, generator: torch.Generator | None) -> Tensor:
         """Points [B, P, 2] shared by an image's queries: uniform ones and some in every target."""
         config = self.config.points
-        batch, count = targets.valid_BM.shape
+        batch = targets.valid_BM.shape[0]
         device = targets.boxes_BM4.device
         uniform = torch.rand(batch, config.match_uniform, 2, generator=generator).to(device)
         if not config.match_per_target:
@@ -309,7 +242,6 @@ class Criterion(nn.Module):
         columns_BK: Tensor,
     ) -> Tensor:
         """Sum of the class loss over queries, columns and the object column."""
-        batch, queries, _ = logits_BQK.shape
         hit_BM = query_BM >= 0
         b, m = hit_BM.nonzero(as_tuple=True)
         q = query_BM[b, m]
@@ -325,42 +257,17 @@ class Criterion(nn.Module):
         target[b, q] = u[:, None] * named
         positive = torch.zeros_like(logits_BQK, dtype=torch.bool)
         positive[b, q] = named
-        loss = (self.confidence_loss(logits_BQK, target, positive) * weight).sum()
+        loss = (self._confidence(logits_BQK, target, positive) * weight).sum()
         object_target = torch.zeros_like(object_logits_BQ)
         object_target[b, q] = u
         object_positive = torch.zeros_like(object_logits_BQ, dtype=torch.bool)
         object_positive[b, q] = True
-        object_loss = self.confidence_loss(object_logits_BQ, object_target, object_positive)
+        object_loss = self._confidence(object_logits_BQ, object_target, object_positive)
         trusted = targets.has_object_B[:, None] | object_positive
         return loss + (object_loss * trusted).sum()
 
-    def confidence_loss(self, logits: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
-        """Language-guided confidence loss, element by element.
-
-        ``mal`` (matchability-aware, D-FINE/DEIM line, Huang et al. 2025): target u^gamma with weight
-        1 for positives, p^gamma for negatives. ``varifocal`` (Zhang et al. 2021): target u with
-        weight u, negatives 0.75 p^2. ``focal`` (Lin et al. 2017): target 1, alpha 0.25, gamma 2.
-
-        Args:
-            logits: before the sigmoid, any shape.
-            quality: u in 0..1 where ``positive``, of the same shape.
-            positive: bool, of the same shape.
-
-        Returns:
-            The loss of each element.
-        """
-        prob = logits.detach().sigmoid()
-        kind, gamma = self.config.class_loss, self.config.gamma
-        if kind == "mal":
-            target = torch.where(positive, quality.clamp(min=0) ** gamma, quality.new_zeros(()))
-            weight = torch.where(positive, torch.ones_like(prob), prob**gamma)
-        elif kind == "varifocal":
-            target = torch.where(positive, quality, quality.new_zeros(()))
-            weight = torch.where(positive, quality, 0.75 * prob**2)
-        else:
-            target = positive.to(logits.dtype)
-            weight = torch.where(positive, 0.25 * (1 - prob) ** 2, 0.75 * prob**2)
-        return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    def _confidence(self, logits: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
+        return confidence_loss(logits, quality, positive, self.config.class_loss, self.config.gamma)
 
     def _dense(
         self,
@@ -373,9 +280,9 @@ class Criterion(nn.Module):
         boxes = dense.boxes_BN4.float()
         objects = dense.object_logits_BN.float()
         token_BM6 = self.dense_assign(dense, targets)
-        batch, count, best = token_BM6.shape
-        query_BM = token_BM6.reshape(batch, -1)
-        spread = _repeat_targets(targets, best)
+        best = token_BM6.shape[2]
+        query_BM = token_BM6.flatten(1)
+        spread = repeat_targets(targets, best)
         index = query_BM.clamp(min=0)[..., None].expand(-1, -1, 4)
         picked = boxes.gather(1, index)
         iou, giou = box_iou_giou(cxcywh_to_xyxy(picked), cxcywh_to_xyxy(spread.boxes_BM4))
@@ -437,20 +344,6 @@ def _as_float(layer: LayerOutput) -> LayerOutput:
         layer.object_logits_BQ.float(),
         layer.boxes_BQ4.float(),
         layer.mask_embed_BQM.float(),
-    )
-
-
-def _repeat_targets(targets: PaddedTargets, times: int) -> PaddedTargets:
-    """Every target ``times`` times in a row."""
-    return PaddedTargets(
-        targets.boxes_BM4.repeat_interleave(times, 1),
-        targets.masks_BMHW,
-        targets.columns_BMK.repeat_interleave(times, 1),
-        targets.known_BK,
-        targets.valid_BM.repeat_interleave(times, 1),
-        targets.has_mask_B,
-        targets.has_object_B,
-        targets.similarity_BMK.repeat_interleave(times, 1),
     )
 
 

@@ -134,7 +134,7 @@ def resize_like(x_BCHW: Tensor, like: Tensor) -> Tensor:
 def resample(x_BCHW: Tensor, like: Tensor) -> Tensor:
     """Average pooling to a coarser map, bilinear to a finer one."""
     if x_BCHW.shape[2] > like.shape[2] or x_BCHW.shape[3] > like.shape[3]:
-        return F.adaptive_avg_pool2d(x_BCHW, like.shape[2:])
+        return F.adaptive_avg_pool2d(x_BCHW, (like.shape[2], like.shape[3]))
     return resize_like(x_BCHW, like)
 
 
@@ -158,6 +158,7 @@ class Gather(nn.Module):
 
     def forward(self, lateral4: Tensor, laterals: dict[int, Tensor]) -> Tensor:
         """Laterals at their own strides -> [B, C, H/b, W/b]."""
+        total: Tensor
         like = laterals[self.stride]
         weights = self.weights.softmax(0) * len(self.weights)
         total = weights[0] * self.squeeze["4"](resample(lateral4, like))
@@ -171,7 +172,7 @@ class Gather(nn.Module):
 
 
 class TextFusion(nn.Module):
-    """Bidirectional cross-attention between bottleneck tokens and text tokens (GLIP, Li et al. 2022).
+    """Bidirectional cross-attention between bottleneck tokens and text (GLIP, Li et al. 2022).
 
     Each side reads the other through its own projections and a per-channel residual scale. The text
     side is processed in chunks, so memory stays bounded for ten thousand names.

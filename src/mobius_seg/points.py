@@ -1,4 +1,4 @@
-"""Where masks are compared: sampled points instead of every pixel (PointRend, Kirillov et al. 2020)."""
+"""Where masks are compared: sampled points, not every pixel (PointRend, Kirillov et al. 2020)."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def point_sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:
 
 
 def enlarged_corners(boxes: Tensor, enlarge: float = _ENLARGE) -> tuple[Tensor, Tensor]:
-    """Low and high corners [..., 2] of boxes (cxcywh) scaled about their centre, inside the image."""
+    """Corners [..., 2] of boxes (cxcywh) scaled about their centre, clipped to 0..1."""
     half = boxes[..., 2:] * (enlarge / 2)
     return (boxes[..., :2] - half).clamp(0, 1), (boxes[..., :2] + half).clamp(0, 1)
 

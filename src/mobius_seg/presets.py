@@ -5,11 +5,9 @@ from collections.abc import Callable
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 
-_LITE = {
-    "image_mean": (127 / 255, 127 / 255, 127 / 255),
-    "image_std": (128 / 255, 128 / 255, 128 / 255),
-}
-_HALF = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+_LITE_STD = (128 / 255, 128 / 255, 128 / 255)
+_HALF = (0.5, 0.5, 0.5)
 
 
 def mobius_test() -> ModelConfig:
@@ -29,7 +27,8 @@ def mobius_test() -> ModelConfig:
         decoder_ffn=64,
         expected_params=162_888,
         expected_gmac=0.0120,
-        **_HALF,
+        image_mean=_HALF,
+        image_std=_HALF,
     )
 
 
@@ -54,7 +53,8 @@ def mobius_n() -> ModelConfig:
         input_size=448,
         expected_params=4_868_700,
         expected_gmac=2.30,
-        **_LITE,
+        image_mean=_LITE_MEAN,
+        image_std=_LITE_STD,
     )
 
 
@@ -73,7 +73,8 @@ def mobius_s() -> ModelConfig:
         decoder_ffn=768,
         expected_params=10_012_604,
         expected_gmac=5.52,
-        **_LITE,
+        image_mean=_LITE_MEAN,
+        image_std=_LITE_STD,
     )
 
 
@@ -114,7 +115,7 @@ def mobius_l() -> ModelConfig:
     return _accelerator(
         "mobius-l",
         "swin_large_patch4_window12_384",
-        backbone_args=(("strict_img_size", False),),
+        backbone_args=(("strict_img_size", False), ("drop_path_rate", 0.0)),
         expected_params=216_323_697,
         expected_gmac=556.0,
     )

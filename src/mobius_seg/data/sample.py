@@ -51,7 +51,7 @@ class Target:
         masks_MHW: bool, or None where no masks are known.
         columns_MK: bool [M, K], True where column k of the prompt names instance m.
         known_K: bool [K], True where column k is a trusted negative for instances it does not name.
-        has_object: True when every object of the image is annotated, so the object column is trusted.
+        has_object: True when every object of the image is annotated (trusts the object column).
     """
 
     boxes_M4: Tensor
@@ -173,8 +173,9 @@ def _step_names(
         return []
     low, high = (min(n, len(vocabulary.names)) for n in negatives)
     wanted = round(float(np.exp(rng.uniform(np.log(max(low, 1)), np.log(max(high, 1))))))
-    extra = rng.choice(len(vocabulary.names), size=wanted, replace=False) if high > 0 else []
-    rows.update(int(row) for row in extra)
+    if high > 0:
+        extra = rng.choice(len(vocabulary.names), size=wanted, replace=False)
+        rows.update(int(row) for row in extra)
     order = sorted(rows)
     rng.shuffle(order)
     return order

@@ -68,7 +68,8 @@ class StepBatches(Dataset[Batch]):
             from mobius_seg.data.coco import CocoSamples
             from mobius_seg.data.transforms import AugmentedSamples
 
-            assert config.annotations is not None and config.images is not None
+            assert config.annotations is not None
+            assert config.images is not None
             samples = CocoSamples(config.annotations, config.images)
             return AugmentedSamples(samples, size, config.seed, config.agnostic_ratio)
         from mobius_seg.data.dataset import ComposedSamples

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def choose_precision(precision: str) -> str:
-    """accelerate's name of the precision: bf16 only where the device computes it natively."""
+    """Accelerate's name of the precision: bf16 only where the device computes it natively."""
     if precision == "fp32":
         return "no"
     if precision == "bf16":
@@ -70,6 +70,14 @@ def choose_precision(precision: str) -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def channels_last(network: Mobius) -> Mobius:
+    """Lay out the convolution kernels for channels-last images, in place."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 class Run:
@@ -94,8 +102,8 @@ class Run:
         self.backbone_start = self.start
         network.backbone.freeze_norm = config.freeze_norm
         network.backbone.freeze(config.freeze_stride)
-        network = network.to(self.accelerator.device, memory_format=torch.channels_last)
-        self.network = network
+        network.to(self.accelerator.device)
+        self.network = channels_last(network)
         self.optimizer = make_optimizer(network, config)
         self.average = make_average(network, config.ema)
         self.criterion = Criterion()

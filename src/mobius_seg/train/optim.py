@@ -69,11 +69,14 @@ def make_average(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=_average_with(decay), use_buffers=True)
 
 
-def _average_with(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _average_with(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """The update of :func:`make_average` for lists of tensors."""
 
     @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(average: Tensors, current: Tensors, count: Tensor | int) -> None:
         n = float(count)
         weight = 1 - min(decay, (1 + n) / (10 + n))
         if torch.is_floating_point(average[0]):  # torch groups the tensors by dtype
