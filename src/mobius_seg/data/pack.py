@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from safetensors.numpy import save_file
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import atomic_path
+
+if TYPE_CHECKING:
+    from mobius_seg.data.building import PackSummary
 
 VERSION = 1
 TRAIN, CALIB, VAL = 1, 2, 4
@@ -124,6 +127,46 @@ def write_pack(
     text = json.dumps(meta.__dict__, ensure_ascii=False)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"meta": text})
+
+
+def build_pack(
+    assets_dir: str | Path,
+    out: str | Path,
+    *,
+    views: int = 24,
+    max_mb: float | None = None,
+    max_side: int = 192,
+) -> "PackSummary":
+    """Render, draw and encode everything that was fetched, and write it as one pack.
+
+    Renders are kept in ``assets_dir/renders``, so that an interrupted or repeated run only makes
+    what is missing.
+
+    Args:
+        assets_dir: folder of :func:`mobius_seg.data.assets.fetch`.
+        out: the pack to write.
+        views: viewpoints a model, at least 4.
+        max_mb: largest file in MiB, None for no limit; views and resolution are lowered evenly
+            until it fits, every name is kept.
+        max_side: longest side of a cut-out, pixels, 32 to 512.
+
+    Returns:
+        What the pack holds, and which models could not be rendered.
+
+    Raises:
+        InputError: an argument is out of range, a package was not fetched, or ``max_mb`` cannot be
+            met.
+    """
+    if not 4 <= views <= 360:
+        raise InputError(f"views {views}: must be from 4 to 360")
+    if not 32 <= max_side <= 512:
+        raise InputError(f"max_side {max_side}: must be from 32 to 512")
+    if max_mb is not None and not 0 < max_mb < 1e6:
+        raise InputError(f"max_mb {max_mb}: must be a positive number")
+    # imported here: building needs the renderer and the text encoder, reading a pack does not
+    from mobius_seg.data.building import build
+
+    return build(Path(assets_dir), Path(out), views=views, max_mb=max_mb, max_side=max_side)
 
 
 class Pack:
