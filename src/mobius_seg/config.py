@@ -161,7 +161,7 @@ class ModelConfig:
 def _coerce(key: str, value: Any, example: Any, where: str) -> Any:
     """Turn a JSON value into the kind of ``example`` or say that it is of the wrong kind."""
     if isinstance(example, tuple) and isinstance(value, list):
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        return _as_tuple(value)
     if isinstance(example, bool) or isinstance(value, bool):
         fits = isinstance(example, bool) and isinstance(value, bool)
     elif isinstance(example, float):
@@ -172,6 +172,11 @@ def _coerce(key: str, value: Any, example: Any, where: str) -> Any:
         kind = type(example).__name__
         raise InputError(f"{where}: field {key!r} is {value!r}, expected a {kind}")
     return float(value) if isinstance(example, float) else value
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON lists, nested ones too, as the tuples that they were."""
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _require(condition: bool, config: ModelConfig, field: str, allowed: str) -> None:
