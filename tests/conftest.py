@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from tests.support.models import HashEncoder, lively_network
 
@@ -23,6 +24,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["MOBIUS_SEG_CACHE"]
     else:
         os.environ["MOBIUS_SEG_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Networks of a few kilobytes run fastest on one thread, above all on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,15 @@ def read_config(folder: Path) -> ModelConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    return ModelConfig.from_json(text, str(path))
+    try:
+        return ModelConfig.from_json(text, str(path))
+    except InputError as error:
+        raise InputError(_named(path, error)) from None
+
+
+def _named(path: Path, error: InputError) -> str:
+    """An error's message that begins with the file."""
+    return str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
 
 
 def _shipped_text() -> str:
@@ -185,7 +193,7 @@ def _build(config: ModelConfig, folder: Path) -> "Mobius":
     try:
         return _build_random(config, 0)
     except InputError as error:
-        raise InputError(f"{folder / CONFIG_FILE}: {error}") from None
+        raise InputError(_named(folder / CONFIG_FILE, error)) from None
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{folder / CONFIG_FILE}: no network can be built: {reason}") from None

@@ -200,10 +200,15 @@ def _add_train(commands: _Commands) -> None:
     )  # fmt: skip
     for field, kind, text in _TRAIN_OPTIONS:
         _option(parser, f"--{field.replace('_', '-')}", kind, defaults[field], text)
-    parser.add_argument(
-        "--freeze-norm", action=argparse.BooleanOptionalAction, default=defaults["freeze_norm"],
-        help="keep the backbone's batch norms as they are (default: yes)",
-    )  # fmt: skip
+    for field, text in (
+        ("freeze_norm", "keep the backbone's batch norms as they are"),
+        ("pretrained", "start the backbone from ImageNet weights"),
+    ):
+        assert defaults[field] is True
+        parser.add_argument(
+            f"--{field.replace('_', '-')}", action=argparse.BooleanOptionalAction, default=True,
+            help=f"{text} (default: yes)",
+        )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
 
 

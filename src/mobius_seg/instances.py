@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mobius_seg.data.rle import decode_mask
 from mobius_seg.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class Instances:
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Bool [H, W] of one instance, without decoding the others."""
-        return np.asarray(coco_mask.decode(self.rles[index]), np.bool_)
+        height, width = self.image_size
+        return decode_mask(self.rles[index]["counts"].encode("ascii"), height, width)
 
     @property
     def areas(self) -> NDArray[np.int64]:

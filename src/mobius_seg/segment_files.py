@@ -168,7 +168,8 @@ def print_table(done: Sequence[Done]) -> None:
             cells = (entry.job.image, len(entry.instances), words + more, entry.job.overlay)
             table.add_row(*(cell(value) for value in cells))
     console = make_console()
-    console.print(table)
+    nothing = len(done) == 1 and not len(done[0].instances)
+    console.print("nothing found; a lower --threshold shows more" if nothing else table)
     if len(done) == 1:
         job = done[0].job
         console.print(cell(f"wrote {job.overlay} and {job.result}"), soft_wrap=True)

@@ -1,0 +1,161 @@
+"""From logits to masks and boxes in the original picture's size."""
+
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch.nn import functional
+
+from mobius_seg import postprocess
+from mobius_seg.postprocess import boxes_to_original, encode_masks, select
+from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
+from mobius_seg.types import LayerOutput, ModelOutput
+
+
+def _output(
+    logits_QK: torch.Tensor, objects_Q: torch.Tensor, masks_Qhw: torch.Tensor | None = None
+) -> ModelOutput:
+    """An output whose mask logits are exactly ``masks_Qhw``."""
+    queries = len(objects_Q)
+    features = torch.zeros(queries, 2, 2) if masks_Qhw is None else masks_Qhw
+    layer = LayerOutput(
+        logits_QK[None], objects_Q[None], torch.full((1, queries, 4), 0.5), torch.eye(queries)[None]
+    )
+    return ModelOutput([layer], features[None], torch.zeros(1, logits_QK.shape[1], 4))
+
+
+def _masks(masks_Qhw: torch.Tensor, frame: Frame) -> list[dict[str, Any] | None]:
+    count = len(masks_Qhw)
+    output = _output(torch.zeros(count, 1), torch.zeros(count), masks_Qhw)
+    return encode_masks(output, 0, torch.arange(count), frame)
+
+
+def _reference(logits_hw: torch.Tensor, frame: Frame) -> NDArray[np.float32]:
+    """Every pixel's logit, by grid_sample over the whole picture in double precision."""
+    height, width = frame.original
+    y = (torch.arange(height).double() + 0.5) / height * frame.resized[0] / frame.padded[0] * 2 - 1
+    x = (torch.arange(width).double() + 0.5) / width * frame.resized[1] / frame.padded[1] * 2 - 1
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+    sampled = functional.grid_sample(
+        logits_hw[None, None].double(), grid[None], padding_mode="border", align_corners=False
+    )
+    return np.asarray(sampled[0, 0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.sampled_from([32, 64, 100]), st.integers(0, 2**31)
+)
+def test_masks_equal_sampling_every_pixel(height: int, width: int, size: int, seed: int) -> None:
+    frame = make_frame(height, width, size)
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, frame.padded[0] // 4, frame.padded[1] // 4, generator=generator)
+    for rle, logits_hw in zip(_masks(logits, frame), logits, strict=True):
+        reference = _reference(logits_hw, frame)
+        mask = np.zeros((height, width)) if rle is None else coco_mask.decode(rle)
+        assert mask.shape == (height, width)
+        wrong = (mask > 0) != (reference > 0)
+        assert np.abs(reference[wrong]).max(initial=0) < 1e-5
+        if rle is not None:
+            canonical = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            assert rle["counts"] == canonical["counts"].decode()
+
+
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = make_frame(70, 50, 64)
+    logits = torch.randn(5, 16, 16, generator=torch.Generator().manual_seed(1))
+    whole = _masks(logits, frame)
+    monkeypatch.setattr(postprocess, "_STRIP_VALUES", 1)
+    monkeypatch.setattr(postprocess, "_CHUNK_VALUES", 1)
+    assert _masks(logits, frame) == whole
+
+
+def test_full_and_empty_masks() -> None:
+    frame = make_frame(30, 20, 64)
+    full = torch.ones(16, 16)
+    padding = -full
+    padding[:, 14:] = 5.0  # positive only where the input is padded
+    rles = _masks(torch.stack([full, -full, padding]), frame)
+    assert rles[0] is not None
+    assert coco_mask.area(rles[0]) == 600
+    assert rles[1:] == [None, None]
+    assert _masks(torch.full((1, 16, 16), torch.nan), frame) == [None]
+
+
+def test_memory_stays_bounded() -> None:
+    """300 instances of a 12-megapixel picture: each mask alone is 12 MB, all are 3.6 GB."""
+    frame = make_frame(3000, 4000, 448)
+    y, x = torch.meshgrid(torch.arange(84), torch.arange(112), indexing="ij")
+    logits = [8.0 - ((y - i % 80) ** 2 + (x - i % 110) ** 2) ** 0.5 for i in range(300)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rles = _masks(torch.stack(logits), frame)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert all(rle is not None and rle["size"] == [3000, 4000] for rle in rles)
+    if sys.platform == "linux":
+        assert grown < 500_000  # KiB
+
+
+def test_select_takes_the_best_name_once() -> None:
+    logits = torch.tensor([[0.0, 2.0], [3.0, 1.0], [-9.0, -9.0]])
+    chosen = select(_output(logits, torch.full((3,), 9.0)), 0, 2, 0.0, 0.3, 100)
+    assert chosen.queries_N.tolist() == [1, 0]
+    assert chosen.columns_N.tolist() == [0, 1]
+    assert torch.allclose(chosen.scores_N, torch.sigmoid(torch.tensor([3.0, 2.0])))
+
+
+def test_select_limits() -> None:
+    output = _output(torch.zeros(3, 1), torch.zeros(3))
+    assert select(output, 0, 1, 0.5, 0.0, 2).queries_N.tolist() == [0, 1]
+    assert len(select(output, 0, 1, 0.5, 0.500001, 100).queries_N) == 0
+    assert len(select(output, 0, 1, 0.5, 0.5, 100).queries_N) == 3  # at least the threshold
+    assert len(select(output, 0, 0, 0.5, 0.5, 100).queries_N) == 3  # without names
+    nan = _output(torch.full((3, 1), torch.nan), torch.zeros(3))
+    assert len(select(nan, 0, 1, 0.5, 0.0, 100).queries_N) == 0
+
+
+def test_select_ignores_padded_columns() -> None:
+    logits = torch.tensor([[0.0, 9.0]])
+    chosen = select(_output(logits, torch.zeros(1)), 0, 1, 0.0, 0.0, 100)
+    assert chosen.columns_N.tolist() == [0]
+
+
+def test_boxes() -> None:
+    frame = Frame(original=(300, 600), resized=(32, 64), padded=(32, 64))
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 1.0], [0.0, 0.0, 0.5, 0.5], [2.0, 2.0, 0.1, 0.1]])
+    found = boxes_to_original(boxes, frame)
+    assert found.tolist() == [[150, 0, 450, 300], [0, 0, 150, 75], [600, 300, 600, 300]]
+    padded = Frame(original=(100, 100), resized=(32, 32), padded=(64, 64))
+    assert boxes_to_original(boxes[:1], padded)[0].tolist() == [50, 0, 100, 100]
+    assert boxes_to_original(boxes[:0], padded).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resized", "padded"),
+    [
+        (480, 640, (336, 448), (352, 448)),
+        (1, 500, (1, 448), (32, 448)),
+        (5000, 1, (448, 1), (448, 32)),
+        (1, 1, (448, 448), (448, 448)),
+        (3000, 4000, (336, 448), (352, 448)),
+    ],
+)
+def test_frame(height: int, width: int, resized: tuple[int, int], padded: tuple[int, int]) -> None:
+    frame = make_frame(height, width, 448)
+    assert (frame.resized, frame.padded) == (resized, padded)
+
+
+def test_padding_is_grey_at_the_bottom_and_the_right() -> None:
+    image = np.full((10, 20, 3), 255, np.uint8)
+    frame = make_frame(10, 20, 40)
+    batch = pad_and_stack([resize(image, frame)] * 2, frame)
+    assert batch.shape == (2, 3, 32, 64)
+    assert (batch[:, :, :20, :40] == 1).all()
+    assert torch.allclose(batch[:, :, 20:], torch.tensor(114 / 255))
+    assert torch.allclose(batch[:, :, :, 40:], torch.tensor(114 / 255))
