@@ -11,6 +11,8 @@ from mobius_seg.data.expressions import find_confusable, near_colours
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.scenes import Scene
 
+COLOURS = "red|orange|yellow|green|blue|purple|pink|brown|black|white|grey"
+COLOUR = rf"({COLOURS}) (.+)|(.+) that is ({COLOURS})"
 RANKS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
 PLACES = {
     r"leftmost (.+)|(.+) on the left|(.+) furthest to the left": (1, 0),
@@ -74,7 +76,7 @@ def read(text: str, scene: Scene, names: list[str]) -> set[int]:
         return least(noun, np.hypot(x - side * (edge == "right"), y - side * (end == "bottom")))
     if found := re.fullmatch(r"(largest|biggest|smallest|tiniest) (.+)", text):
         return least(found[2], area if found[1] in ("smallest", "tiniest") else -area)
-    if found := re.fullmatch(r"(red|green|blue|yellow) (.+)|(.+) that is (.+)", text):
+    if found := re.fullmatch(COLOUR, text):
         colour, noun = (found[1], found[2]) if found[1] else (found[4], found[3])
         return {i for i in group(noun) if scene.colours[i] == colour}
     return set(group(text))
