@@ -142,7 +142,10 @@ def _from_file(file: Any, name: str) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             image = Image.open(file, formats=_known_formats())
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image (or of a kind that cannot be read)") from None
+        kind = (
+            "a TIFF of a kind" if head[:4] in (b"II*\0", b"MM\0*") else "not an image, or of a kind"
+        )
+        raise InputError(f"{name}: {kind} that cannot be read") from None
     except Image.DecompressionBombError:
         raise InputError(_bomb(name)) from None
     except _DECODER_ERRORS as error:
@@ -192,11 +195,13 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Convert any of Pillow's modes."""
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode == "F":
         return _grey_to_rgb(_scale_float(np.asarray(image, np.float32)))
     if image.mode.startswith("I"):
         return _grey_to_rgb(_scale_integers(np.asarray(image).astype(np.int64)))
-    if image.mode in ("La", "LA", "PA", "RGBa", "RGBA") or image.has_transparency_data:
+    if image.mode in ("LA", "PA", "RGBa", "RGBA") or image.has_transparency_data:
         return _composite(np.asarray(image.convert("RGBA")))
     return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.uint8))
 

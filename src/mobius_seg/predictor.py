@@ -3,6 +3,7 @@
 Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,12 @@ class Predictor:
             raise InputError(
                 f"text encoder {self.text_encoder.identity!r} gives {self.text_encoder.dim} values"
                 f" a text, but model {self.config.name!r} reads {self.config.text_dim}"
+            )
+        if self.text_encoder.identity != self.config.text_encoder:
+            warnings.warn(
+                f"model {self.config.name!r} was made with text encoder"
+                f" {self.config.text_encoder!r}, not {self.text_encoder.identity!r}",
+                stacklevel=2,
             )
 
     def __repr__(self) -> str:

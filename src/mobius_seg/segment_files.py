@@ -1,5 +1,6 @@
 """``mobius-seg segment``: from paths on the command line to overlays and JSON files."""
 
+import dataclasses
 import glob
 import json
 import os
@@ -116,7 +117,8 @@ def segment_file(predictor: "Predictor", model: str, job: Job, **arguments: Any)
     from mobius_seg.imageio import load_image
 
     pixels = load_image(job.image)
-    instances = predictor.predict(pixels, **arguments)
+    # The path stands for the picture from here on: the pixels of many would not fit into memory.
+    instances = dataclasses.replace(predictor.predict(pixels, **arguments), source=job.image)
     instances.plot(pixels, job.overlay)
     try:
         write_text(job.result, json.dumps(describe(job.image, model, instances), indent=1) + "\n")

@@ -282,7 +282,15 @@ def test_encoder_of_another_width_is_refused() -> None:
         Predictor(lively_network(), text_encoder=encoder)
 
 
+def test_another_encoder_of_the_same_width_is_warned_about() -> None:
+    encoder = HashEncoder()
+    encoder.identity = "another"
+    with pytest.warns(UserWarning, match="was made with text encoder 'sha256', not 'another'"):
+        Predictor(lively_network(), text_encoder=encoder, device="cpu")
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with")
 def test_the_default_encoder_end_to_end(model_folder: Path, photo: Picture) -> None:
     predictor = mobius_seg.load(model_folder, device="cpu")
     found = predictor.predict(photo, names=["cat", "a thing nobody named before"], threshold=0.0)

@@ -1,5 +1,6 @@
 """A tiny network whose masks and scores are worth looking at, and an encoder without weights."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -39,6 +40,7 @@ class HashEncoder:
 def lively_network() -> Mobius:
     """mobius-test with large masks, positive on about half of noise, and scores around 0.5."""
     network = load_model("mobius-test", random_weights=True, seed=0)
+    network.config = dataclasses.replace(network.config, text_encoder=HashEncoder.identity)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         heads, features = network.decoder.heads, network.pixel_decoder.mask_features

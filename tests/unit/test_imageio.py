@@ -103,6 +103,9 @@ def test_alpha_is_composited_on_white() -> None:
     assert rows[1] == [255, 255, 255]
     assert abs(rows[2][0] - 127) <= 1
     assert load_image(_encode(Image.new("LA", (1, 1), (10, 0)))).tolist() == [[[255] * 3]]
+    for mode, through in (("La", "LA"), ("RGBa", "RGBA"), ("PA", "P")):
+        odd = image.convert(through).convert(mode)
+        assert np.abs(load_image(odd).astype(int) - load_image(image.convert(through))).max() <= 2
 
 
 def test_cmyk() -> None:
