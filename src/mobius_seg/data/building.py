@@ -24,8 +24,8 @@ from mobius_seg.text_cache import BUNDLED_NAMES, write_names
 
 # Views a model and longest side, from the largest pack to the smallest; a size limit takes the
 # first step that fits. Four views are the fewest that still give every model one for val.
-_STEPS = ((24, 192), (20, 176), (16, 160), (14, 144), (12, 128), (10, 112), (8, 104), (8, 96))
-_STEPS += ((8, 88), (8, 80), (6, 72), (4, 64), (4, 48))
+_VIEW_STEPS = (24, 20, 16, 14, 12, 10, 8, 8, 8, 8, 6, 4, 4)
+_SIDE_STEPS = (192, 176, 160, 144, 128, 112, 104, 96, 88, 80, 72, 64, 48)
 _SAMPLE = 400  # pictures encoded to foresee a step's size
 _MARGIN = 0.97  # of the limit, since the size is foreseen from a sample
 _BACKGROUND_SIDE = 512
@@ -75,7 +75,7 @@ def build(
     backgrounds = _backgrounds(assets_dir, step[1] / max_side)
     cutouts = _cutouts(entries, view_lists, names, step, max_side)
     colours = [
-        entry.colour or dominant_colour(_decode(view_list[0]))
+        entry.colour or _colour(view_list)
         for entry, view_list in zip(entries, view_lists, strict=True)
     ]
     encoder = default_encoder()
@@ -145,7 +145,11 @@ def _fitting_step(
     """Views a model and longest side of the largest pack that fits into ``max_mb``."""
     if max_mb is None:
         return views, max_side
-    smaller = [(v, s) for v, s in _STEPS if v <= views and s <= max_side]
+    smaller = [
+        (v, s)
+        for v, s in zip(_VIEW_STEPS, _SIDE_STEPS, strict=True)
+        if v <= views and s <= max_side
+    ]
     chosen = list(dict.fromkeys([(views, max_side), *smaller]))
     rng = np.random.default_rng(0)
     for step in chosen:
@@ -220,6 +224,13 @@ def _source_rows(
 
 def _backgrounds(assets_dir: Path, scale: float) -> list[Background]:
     return collect_backgrounds(assets_dir, max_side=round(_BACKGROUND_SIDE * scale))
+
+
+def _colour(view_list: Sequence[bytes]) -> str | None:
+    """The colour that most of up to five views agree on, None when they do not."""
+    words = [dominant_colour(_decode(data)) for data in view_list[:5]]
+    best = max(words, key=words.count)
+    return best if words.count(best) * 2 > len(words) else None
 
 
 def _resize(data: bytes, side: int, full_side: int) -> bytes:

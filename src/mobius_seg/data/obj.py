@@ -167,7 +167,9 @@ def _corner_normals(
 
 
 def _unit(vectors_N3: NDArray[np.float64]) -> NDArray[np.float64]:
-    return vectors_N3 / np.maximum(np.linalg.norm(vectors_N3, axis=1, keepdims=True), 1e-12)
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors_N3, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = vectors_N3 / np.maximum(lengths, 1e-12)
+    return unit
 
 
 def _part(

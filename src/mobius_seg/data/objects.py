@@ -110,12 +110,12 @@ def dominant_colour(picture: NDArray[np.uint8]) -> str | None:
         picture: RGBA uint8 [h, w, 4]; pixels at least half opaque count.
     """
     hsv = np.asarray(Image.fromarray(picture[..., :3]).convert("HSV"), np.float32)
-    hue, saturation, value = (hsv[..., i][picture[..., 3] > 127] for i in range(3))
-    if not len(hue):
+    solid = hsv[picture[..., 3] > 127] / np.float32(255)
+    if not len(solid):
         return None
-    hue, saturation, value = hue * (360 / 255), saturation / 255, value / 255
-    # limits chosen by eye on this release's drawings
-    dark, pale = value < 0.2, saturation < 0.16
+    hue, saturation, value = solid[:, 0] * 360, solid[:, 1], solid[:, 2]
+    # Limits chosen by eye on this release's drawings and renders. What a person would call by two
+    # words (off-white, near-black) is called by none.
     word = np.full(len(hue), "red", "<U6")
     for low, high, colour in (
         (15, 42, "orange"),
@@ -126,12 +126,16 @@ def dominant_colour(picture: NDArray[np.uint8]) -> str | None:
         (300, 344, "pink"),
     ):
         word[(hue >= low) & (hue < high)] = colour
-    warm = (hue < 45) | (hue >= 344)
-    word[warm & (value < 0.68) & (hue >= 8) & (hue < 45)] = "brown"
+    word[(hue >= 8) & (hue < 45) & (value < 0.68)] = "brown"
     word[((hue >= 335) | (hue < 15)) & (saturation < 0.5) & (value > 0.8)] = "pink"
-    word[pale & (value > 0.8)] = "white"
-    word[pale & (value <= 0.8)] = "grey"
-    word[dark] = "black"
+    word[(hue >= 15) & (hue < 68) & (saturation < 0.35)] = ""  # skin, cream, beige
+    pale = saturation < 0.16
+    word[pale] = ""
+    word[pale & (value > 0.85)] = "white"
+    word[pale & (value > 0.3) & (value < 0.62)] = "grey"
+    word[value < 0.3] = ""
+    word[(value < 0.2) | (pale & (value < 0.24))] = "black"
+    word[(value < 0.2) & (saturation > 0.6) & (value > 0.1)] = ""  # dark blue is not black
     shares = {colour: float((word == colour).mean()) for colour in COLOURS}
     best = max(shares, key=lambda colour: shares[colour])
     return best if shares[best] >= MIN_SHARE else None

@@ -112,7 +112,7 @@ def write_pack(
     assert all(0 <= c.source < len(meta.sources) for c in cutouts)
     cutout_bytes, cutout_offsets = _concatenate([c.data for c in cutouts])
     background_bytes, background_offsets = _concatenate([data for data, _ in backgrounds])
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "cutout_bytes": cutout_bytes,
         "cutout_offsets": cutout_offsets,
         "cutout_name": np.array([c.name for c in cutouts], np.int32),
