@@ -105,7 +105,7 @@ def assign(cost_BQM: Tensor, valid_BM: Tensor) -> Tensor:
         int64 [B, M], the query of each target; -1 for padding and where queries ran out.
     """
     batch, _, count = cost_BQM.shape
-    costs = torch.nan_to_num(cost_BQM.detach().float(), nan=1e6, posinf=1e6, neginf=-1e6)
+    costs = torch.nan_to_num(cost_BQM.detach().float(), nan=1e6, posinf=1e6, neginf=1e6)
     costs_np = costs.cpu().numpy()
     valid = valid_BM.cpu().numpy()
     query = np.full((batch, count), -1, dtype=np.int64)
