@@ -6,11 +6,13 @@ right. The demo overlays are those that ``make demo`` wrote.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import mobius_seg
 from conditions import ROOT
@@ -25,7 +27,8 @@ from val_sets import SEEDS, ValSet, val_set
 
 PER_SPLIT = 6
 COLUMNS = 3
-SIDE = 320
+SIDE = 360
+ENLARGE = 2
 GAP = 6
 DEMO = ("chelsea.png", "coffee.png")
 
@@ -53,13 +56,13 @@ def main() -> None:
         print("no demo overlays; run `make demo` first")
 
 
-def _pairs(model: mobius_seg.Predictor, found: ValSet) -> list[Image.Image]:
+def _pairs(model: mobius_seg.Predictor, scenes: ValSet) -> list[Image.Image]:
     """Truth and prediction of some scenes, side by side."""
-    coco = read_coco(found.annotations)
+    coco = read_coco(scenes.annotations)
     step = len(coco.images) // PER_SPLIT
     pairs = []
     for index in range(0, PER_SPLIT * step, step):
-        path = picture_path(coco.images[index], found.images)
+        path = picture_path(coco.images[index], scenes.images)
         picture = load_image(path)
         rows = coco.by_image[index]
         annotations = [coco.annotations[row] for row in rows]
@@ -74,9 +77,23 @@ def _pairs(model: mobius_seg.Predictor, found: ValSet) -> list[Image.Image]:
             name_ids=np.array([a.name for a in annotations], np.int64),
         )
         predicted = model.predict(path, names=list(coco.names))
-        both = [draw_instances(picture, instances) for instances in (truth, predicted)]
+        large = np.repeat(np.repeat(picture, ENLARGE, 0), ENLARGE, 1)
+        both = [draw_instances(large, _enlarge(found)) for found in (truth, predicted)]
         pairs.append(_row(both, SIDE))
     return pairs
+
+
+def _enlarge(found: mobius_seg.Instances) -> mobius_seg.Instances:
+    """The same instances in a larger picture, so that labels cover less of it."""
+    masks = np.repeat(np.repeat(found.masks, ENLARGE, 1), ENLARGE, 2)
+    encoded = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    height, width = found.image_size
+    return dataclasses.replace(
+        found,
+        image_size=(ENLARGE * height, ENLARGE * width),
+        rles=[_text_rle(rle) for rle in encoded],
+        boxes_xyxy=found.boxes_xyxy * ENLARGE,
+    )
 
 
 def _text_rle(rle: dict[str, object] | None) -> dict[str, object]:
