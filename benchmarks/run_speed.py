@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 import mobius_seg
-from conditions import ROOT, conditions, store
+from conditions import conditions, store
+from mobius_seg.bundle_names import COCO_NAMES
 from mobius_seg.profile import preset_profile
 from mobius_seg.types import TextPrompt
 
 WARM_UP = 5
-NAMES = 80  # as in COCO; the stated costs are at this vocabulary
+NAMES = len(COCO_NAMES)  # 80; the stated costs are at this vocabulary
 PHOTO = "coffee.png"
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     trial = arguments.random_weights
     model = mobius_seg.load(arguments.model, device="cpu", random_weights=trial)
-    photo, names = _photo(), _names()
+    photo, names = _photo(), list(COCO_NAMES)
     sizes = sorted({model.config.input_size, 640})
     result: dict[str, Any] = {}
     for size in sizes:
@@ -104,11 +105,6 @@ def _photo() -> Image.Image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         return image.convert("RGB").crop((left, top, left + side, top + side))
-
-
-def _names() -> list[str]:
-    """Eighty everyday names, one a line."""
-    return (ROOT / "benchmarks" / "names80.txt").read_text(encoding="utf-8").split("\n")[:NAMES]
 
 
 if __name__ == "__main__":
