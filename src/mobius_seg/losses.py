@@ -249,7 +249,7 @@ class Criterion(nn.Module):
         weight = weight.expand_as(logits_BQK).to(logits_BQK.dtype).clone()
         target = torch.zeros_like(logits_BQK)
         named = targets.columns_BMK[b, m]
-        push = columns_BK[b].to(weight.dtype)
+        push = (columns_BK & targets.known_BK)[b].to(weight.dtype)
         if self.config.synonyms:
             push = push * (1 - targets.similarity_BMK[b, m].clamp(0, 1))
         weight[b, q] = torch.where(named, torch.ones_like(push), push)
