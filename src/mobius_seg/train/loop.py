@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,12 +54,20 @@ def train(config: TrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         run.go()
     except KeyboardInterrupt:
         run.checkpoint()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return run.finish()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """A polite kill is an interrupt: the run stores a checkpoint before it ends."""
+    raise KeyboardInterrupt
 
 
 def choose_precision(precision: str) -> str:

@@ -1,0 +1,163 @@
+"""Training from end to end on drawn shapes: it learns, resumes exactly and stores what it says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mobius_seg.checkpoint import load_model
+from mobius_seg.errors import InputError
+from mobius_seg.train.loop import Run, train
+from mobius_seg.train.settings import TrainConfig
+from tests.support.shapes import write_shapes_pack
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes_pack(tmp_path_factory.mktemp("pack") / "shapes.safetensors")
+
+
+def settings(pack: Path, out: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "preset": "mobius-test",
+        "out": out,
+        "pack": pack,
+        "steps": 6,
+        "batch_size": 2,
+        "sizes": ((0.0, 64),),
+        "negatives": (2, 6),
+        "expression_ratio": 0.0,
+        "freeze_stride": 0,
+        "freeze_norm": False,
+        "pretrained": False,
+        "warmup": 2,
+        "workers": 0,
+        "log_steps": 2,
+        "snapshot_minutes": 0,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Interrupt the run when it is about to take a step."""
+    take = Run._step
+
+    def interrupted(self: Run, batch: Any) -> dict[str, float]:
+        if self.state["step"] == step:
+            raise KeyboardInterrupt
+        return take(self, batch)
+
+    monkeypatch.setattr(Run, "_step", interrupted)
+
+
+def test_run_stores_model_record_log_and_curve(pack: Path, tmp_path: Path) -> None:
+    folder = train(settings(pack, tmp_path / "run"))
+    record = json.loads((folder / "training.json").read_text())
+    assert record["steps"] == 6
+    assert record["images"] == 12
+    assert record["assets"][0]["licence"] == "CC0-1.0"
+    assert record["seed"] == 0
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    assert (tmp_path / "run" / "curve.png").stat().st_size > 1000
+    network = load_model(folder)
+    assert network.config.name == "mobius-test"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resumed_run_is_the_same_run(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    whole = train(settings(pack, tmp_path / "whole", sizes=((0.0, 64), (0.5, 96))))
+    parted = settings(pack, tmp_path / "parted", sizes=((0.0, 64), (0.5, 96)), workers=workers)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(parted)
+    resumed = train(
+        settings(
+            pack, tmp_path / "parted", sizes=((0.0, 64), (0.5, 96)), workers=workers, resume=True
+        )
+    )
+    first, second = weights(whole), weights(resumed)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    lines = (tmp_path / "parted" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+
+
+def test_seed_changes_the_run(pack: Path, tmp_path: Path) -> None:
+    first = weights(train(settings(pack, tmp_path / "a", steps=2)))
+    same = weights(train(settings(pack, tmp_path / "b", steps=2)))
+    other = weights(train(settings(pack, tmp_path / "c", steps=2, seed=1)))
+    name = "decoder.heads.classifier.embed.weight"
+    assert torch.equal(first[name], same[name])
+    assert not torch.equal(first[name], other[name])
+
+
+def test_second_run_does_not_overwrite_the_first(pack: Path, tmp_path: Path) -> None:
+    train(settings(pack, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match="--resume"):
+        train(settings(pack, tmp_path / "run", steps=1))
+
+
+def test_resume_without_checkpoint(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint"):
+        train(settings(pack, tmp_path / "run", resume=True))
+
+
+def test_torn_checkpoint_is_named(pack: Path, tmp_path: Path) -> None:
+    train(settings(pack, tmp_path / "run", steps=1))
+    folder = next((tmp_path / "run" / "checkpoints").glob("step-*"))
+    data = (folder / "network.safetensors").read_bytes()
+    (folder / "network.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be resumed"):
+        train(settings(pack, tmp_path / "run", steps=2, resume=True))
+
+
+def test_fine_tuning_starts_from_given_weights(pack: Path, tmp_path: Path) -> None:
+    first = train(settings(pack, tmp_path / "a", steps=1))
+    tuned = train(settings(pack, tmp_path / "b", steps=1, lr=1e-9, backbone_lr=1e-9, weights=first))
+    before, after = weights(first), weights(tuned)
+    name = "decoder.heads.classifier.embed.weight"
+    assert torch.allclose(before[name].float(), after[name].float(), atol=1e-3)
+    assert json.loads((tuned / "training.json").read_text())["start"] == "model"
+
+
+def test_it_learns(pack: Path, tmp_path: Path) -> None:
+    train(
+        settings(pack, tmp_path / "run", steps=60, batch_size=8, lr=3e-3, warmup=5, log_steps=5)
+    )
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    first = sum(line["mask"] + line["dice"] for line in lines[:3])
+    last = sum(line["mask"] + line["dice"] for line in lines[-3:])
+    assert last < 0.85 * first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "steps or minutes"),
+        ({"minutes": 1.0}, "steps or minutes"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"sizes": ((0.0, 100),)}, "multiples of 32"),
+        ({"sizes": ((0.5, 64),)}, "the first 0"),
+        ({"steps": None, "minutes": 1.0, "sizes": ((0.0, 64), (0.5, 96))}, "needs steps"),
+        ({"expression_ratio": 0.7, "agnostic_ratio": 0.7}, "above 1"),
+        ({"annotations": Path("a.json")}, "go together"),
+        ({"preset": "mobius-x"}, "mobius-n"),
+    ],
+)
+def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(settings(pack, tmp_path / "run", **changes))
