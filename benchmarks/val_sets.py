@@ -69,10 +69,20 @@ def digests(found: ValSet) -> dict[str, str | int]:
         "count": COUNT,
         "size": SIZE,
         "seed": SEEDS[found.split],
-        "annotations_sha256": hashlib.sha256(found.annotations.read_bytes()).hexdigest(),
-        "expressions_sha256": hashlib.sha256(found.expressions.read_bytes()).hexdigest(),
+        "annotations_sha256": _content_sha256(found.annotations),
+        "expressions_sha256": _content_sha256(found.expressions),
         "pixels_sha256": pixels.hexdigest(),
     }
+
+
+def _content_sha256(path: Path) -> str:
+    """Digest of a file's content without its ``info``.
+
+    That names the pack, whose bytes may change (a new colour word, say) while every scene stays.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("info", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check(split: str, made: dict[str, str | int]) -> None:
