@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 FULL := $(VENV)/.installed-full
 DEMO := $(VENV)/.installed-demo
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Two processes of one thread each; tests of one class or module stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 CODE := src tests benchmarks
 OVERLAYS := demo
 PACK := assets/pack.safetensors
@@ -14,7 +16,7 @@ RUN := runs/mobius-n
 MINUTES ?= 240
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci bench assets train-release clean
+.PHONY: help demo test test-fast test-slow lint type ci bench assets train-release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,9 +40,13 @@ demo: $(DEMO) ## segment two real photographs with the shipped weights into demo
 	$(BIN)/mobius-seg segment "$$photos/coffee.png" --names "coffee cup,spoon" --out $(OVERLAYS) && \
 	echo "Overlays: $(CURDIR)/$(OVERLAYS)/chelsea.png and $(CURDIR)/$(OVERLAYS)/coffee.png"
 
-test: $(FULL) ## the fast tests, then the slow ones
-	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+test: test-fast test-slow ## the fast tests, then the slow ones
+
+test-fast: $(FULL) ## what to run after every change
+	$(PYTEST) -m "not slow"
+
+test-slow: $(FULL) ## trainings, wheels, large presets
+	$(PYTEST) -m slow
 
 lint: $(FULL) ## ruff: format check and rules
 	$(BIN)/ruff format --check $(CODE)
