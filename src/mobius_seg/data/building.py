@@ -71,8 +71,12 @@ def build(
     entries = [entry for entry in entries if (entry.source.package, entry.key) in pictures]
     names, sides = _names(entries)
     view_lists = [pictures[entry.source.package, entry.key] for entry in entries]
-    step = _fitting_step(view_lists, assets_dir, views, max_side, max_mb)
-    backgrounds = _backgrounds(assets_dir, step[1] / max_side)
+    backgrounds = collect_backgrounds(assets_dir)
+    background_size = sum(len(background.data) for background in backgrounds)
+    step = _fitting_step(view_lists, background_size, views, max_side, max_mb)
+    if step[1] < max_side:
+        side = round(_BACKGROUND_SIDE * step[1] / max_side)
+        backgrounds = collect_backgrounds(assets_dir, max_side=side)
     cutouts = _cutouts(entries, view_lists, names, step, max_side)
     colours = [
         entry.colour or _colour(view_list)
@@ -137,7 +141,7 @@ def _names(entries: Sequence[ObjectEntry]) -> tuple[list[str], list[str]]:
 
 def _fitting_step(
     view_lists: Sequence[Sequence[bytes]],
-    assets_dir: Path,
+    background_size: int,
     views: int,
     max_side: int,
     max_mb: float | None,
@@ -152,12 +156,11 @@ def _fitting_step(
     ]
     chosen = list(dict.fromkeys([(views, max_side), *smaller]))
     rng = np.random.default_rng(0)
-    for step in chosen:
+    for step in tqdm(chosen, "fit", unit="size"):
         kept = [data for view_list in view_lists for data in view_list[: step[0]]]
-        sample = [kept[int(i)] for i in rng.integers(len(kept), size=_SAMPLE)]
+        sample = [kept[int(i)] for i in rng.permutation(len(kept))[:_SAMPLE]]
         mean = np.mean([len(_resize(data, step[1], max_side)) for data in sample])
-        backgrounds = _backgrounds(assets_dir, step[1] / max_side)
-        size = mean * len(kept) + sum(len(background.data) for background in backgrounds)
+        size = mean * len(kept) + background_size * (step[1] / max_side) ** 1.5
         size += 40 * len(kept) + 2**20 * 1.2  # labels, text vectors, names
         if size <= max_mb * 2**20 * _MARGIN:
             return step
@@ -220,10 +223,6 @@ def _source_rows(
         found = {"licence": licence, "author": ", ".join(sorted(authors)), "role": "background"}
         rows.append(row | found)
     return rows
-
-
-def _backgrounds(assets_dir: Path, scale: float) -> list[Background]:
-    return collect_backgrounds(assets_dir, max_side=round(_BACKGROUND_SIDE * scale))
 
 
 def _colour(view_list: Sequence[bytes]) -> str | None:
