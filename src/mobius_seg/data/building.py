@@ -156,6 +156,7 @@ def _fitting_step(
     ]
     chosen = list(dict.fromkeys([(views, max_side), *smaller]))
     rng = np.random.default_rng(0)
+    step: tuple[int, int]
     for step in tqdm(chosen, "fit", unit="size"):
         kept = [data for view_list in view_lists for data in view_list[: step[0]]]
         sample = [kept[int(i)] for i in rng.permutation(len(kept))[:_SAMPLE]]
