@@ -187,9 +187,15 @@ def _edges(inside_XY: NDArray[np.bool_], offset: int, height: int) -> NDArray[np
         offset: position of the window's first pixel in the column-by-column picture.
         height: of the picture.
     """
-    framed = np.zeros((inside_XY.shape[0], inside_XY.shape[1] + 2), np.bool_)
-    framed[:, 1:-1] = inside_XY
-    column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    columns, rows = inside_XY.shape
+    # One empty pixel after each column keeps the runs of neighbours apart in the flat array.
+    apart = np.zeros((columns, rows + 1), np.bool_)
+    apart[:, :rows] = inside_XY
+    flat = apart.reshape(-1)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        changes = np.concatenate([[0], changes])
+    column, row = np.divmod(changes, rows + 1)
     return np.asarray(offset + column * height + row, np.int64)
 
 
