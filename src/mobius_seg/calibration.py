@@ -99,3 +99,28 @@ def confidence_loss(
         target = positive.to(logits.dtype)
         weight = torch.where(positive, 0.25 * (1 - prob) ** 2, 0.75 * prob**2)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+def name_contrast(logits_TK: Tensor, named_TK: Tensor, push_TK: Tensor) -> Tensor:
+    """Cross-entropy of the true name among the names of the step, for matched queries.
+
+    The confidence loss treats every column alone; this term makes the names compete, which is what
+    teaches a thousand of them apart (InfoNCE, van den Oord et al. 2018). A training signal only:
+    the class head stays a sigmoid per column. Other names enter the sum with the weight that the
+    confidence loss pushes them with, so synonyms compete little.
+
+    Args:
+        logits_TK: name logits of T matched queries, before the sigmoid.
+        named_TK: bool, the true columns.
+        push_TK: weight of the other columns in 0..1.
+
+    Returns:
+        [T], zero where no column is true.
+    """
+    weight_TK = torch.where(named_TK, torch.ones_like(push_TK), push_TK)
+    shown_TK = logits_TK + weight_TK.clamp(min=1e-6).log()
+    shown_TK = shown_TK.masked_fill(weight_TK <= 0, float("-inf"))
+    true_TK = shown_TK.masked_fill(~named_TK, float("-inf"))
+    some_T = named_TK.any(-1)
+    loss_T = shown_TK[some_T].logsumexp(-1) - true_TK[some_T].logsumexp(-1)
+    return logits_TK.new_zeros(len(logits_TK)).masked_scatter(some_T, loss_T)

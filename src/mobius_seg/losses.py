@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobius_seg.calibration import CLASS_LOSSES, ClassLoss, confidence_loss
+from mobius_seg.calibration import CLASS_LOSSES, ClassLoss, confidence_loss, name_contrast
 from mobius_seg.data.sample import Target
 from mobius_seg.errors import InputError
 from mobius_seg.matcher import (
@@ -42,6 +42,7 @@ class LossConfig:
         dice: weight of the dice loss.
         box: weight of the L1 box loss.
         giou: weight of the GIoU loss.
+        contrast: weight of the names' competition (:func:`~mobius_seg.calibration.name_contrast`).
         dense: weight of the auxiliary dense loss; 0 leaves it out.
         dense_tokens: best tokens per object in the dense loss.
         class_loss: form of the class loss.
@@ -55,6 +56,7 @@ class LossConfig:
     dice: float = 5.0
     box: float = 5.0
     giou: float = 2.0
+    contrast: float = 1.0
     dense: float = 1.0
     dense_tokens: int = 6
     class_loss: ClassLoss = "mal"
@@ -109,8 +111,9 @@ class Criterion(nn.Module):
             generator: source of the sampled points, on the CPU.
 
         Returns:
-            ``loss`` (the weighted sum) and its parts ``class``, ``mask``, ``dice``, ``box``,
-            ``giou`` (last layer, unweighted), ``dense``, and ``quality`` (mean u, last layer).
+            ``loss`` (the weighted sum) and its parts: ``dense`` and, unweighted and of the last
+            layer, ``class``, ``contrast``, ``mask``, ``dice``, ``box``, ``giou`` and ``quality``
+            (the mean u).
         """
         features = output.mask_features_BMhw.float()
         size = (features.shape[2] * 4, features.shape[3] * 4)
@@ -156,11 +159,12 @@ class Criterion(nn.Module):
         masked_BM = hit_BM & targets.has_mask_B[:, None]
         quality = (iou.clamp(min=0) * mask_iou).sqrt()
         quality = torch.where(targets.has_mask_B[:, None], quality, iou.clamp(min=0)).detach()
-        classification = self._class_terms(
+        classification, contrast = self._class_terms(
             layer.logits_BQK, layer.object_logits_BQ, query_BM, quality, targets, columns_BK
         )
         return {
             "class": classification / normaliser,
+            "contrast": contrast / normaliser,
             "mask": (bce * masked_BM).sum() / normaliser,
             "dice": (dice * masked_BM).sum() / normaliser,
             "box": (l1 * hit_BM).sum() / normaliser,
@@ -240,8 +244,8 @@ class Criterion(nn.Module):
         quality_BM: Tensor,
         targets: PaddedTargets,
         columns_BK: Tensor,
-    ) -> Tensor:
-        """Sum of the class loss over queries, columns and the object column."""
+    ) -> tuple[Tensor, Tensor]:
+        """Sums of the class loss (all columns and the object column) and of the contrast."""
         hit_BM = query_BM >= 0
         b, m = hit_BM.nonzero(as_tuple=True)
         q = query_BM[b, m]
@@ -264,7 +268,8 @@ class Criterion(nn.Module):
         object_positive[b, q] = True
         object_loss = self._confidence(object_logits_BQ, object_target, object_positive)
         trusted = targets.has_object_B[:, None] | object_positive
-        return loss + (object_loss * trusted).sum()
+        contrast = name_contrast(logits_BQK[b, q], named, push).sum()
+        return loss + (object_loss * trusted).sum(), contrast
 
     def _confidence(self, logits: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
         return confidence_loss(logits, quality, positive, self.config.class_loss, self.config.gamma)
@@ -288,7 +293,7 @@ class Criterion(nn.Module):
         iou, giou = box_iou_giou(cxcywh_to_xyxy(picked), cxcywh_to_xyxy(spread.boxes_BM4))
         l1 = (picked - spread.boxes_BM4).abs().sum(-1)
         hit = query_BM >= 0
-        classification = self._class_terms(
+        classification, contrast = self._class_terms(
             dense.logits_BNK.float(),
             objects,
             query_BM,
@@ -297,7 +302,8 @@ class Criterion(nn.Module):
             columns_BK,
         )
         box = ((self.config.box * l1 + self.config.giou * (1 - giou)) * hit).sum()
-        return (self.config.classification * classification + box) / (normaliser * best)
+        names = self.config.classification * classification + self.config.contrast * contrast
+        return (names + box) / (normaliser * best)
 
     @torch.no_grad()
     def dense_assign(self, dense: DenseOutput, targets: PaddedTargets) -> Tensor:
@@ -330,6 +336,7 @@ class Criterion(nn.Module):
 
 _PARTS = {
     "class": "classification",
+    "contrast": "contrast",
     "mask": "mask",
     "dice": "dice",
     "box": "box",
