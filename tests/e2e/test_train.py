@@ -133,12 +133,8 @@ def test_fine_tuning_starts_from_given_weights(pack: Path, tmp_path: Path) -> No
 
 
 def test_it_learns(pack: Path, tmp_path: Path) -> None:
-    train(
-        settings(pack, tmp_path / "run", steps=60, batch_size=8, lr=3e-3, warmup=5, log_steps=5)
-    )
-    lines = [
-        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    ]
+    train(settings(pack, tmp_path / "run", steps=60, batch_size=8, lr=3e-3, warmup=5, log_steps=5))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     first = sum(line["mask"] + line["dice"] for line in lines[:3])
     last = sum(line["mask"] + line["dice"] for line in lines[-3:])
     assert last < 0.85 * first
