@@ -243,8 +243,9 @@ def test_dominant_colour() -> None:
 def test_views_of_a_model_are_shared_out() -> None:
     bits = [building.view_split(view) for view in range(24)]
     assert (bits.count(TRAIN), bits.count(CALIB), bits.count(VAL)) == (16, 2, 6)
-    assert VAL in bits[:4]  # the smallest pack keeps one for val
-    assert TRAIN in bits[:4]
+    assert {bits[view] for view in building.kept_views(24, 4)} == {TRAIN, CALIB, VAL}
+    assert building.kept_views(24, 24) == list(range(24))
+    assert building.kept_views(1, 4) == [0]  # a drawing
 
 
 def test_objects_and_drawings_are_kept(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from mobius_seg.text import default_encoder
 from mobius_seg.text_cache import BUNDLED_NAMES, write_names
 
 # Views a model and longest side, from the largest pack to the smallest; a size limit takes the
-# first step that fits. Four views are the fewest that still give every model one for val.
-_VIEW_STEPS = (24, 20, 16, 14, 12, 10, 8, 8, 8, 8, 6, 4, 4)
-_SIDE_STEPS = (192, 176, 160, 144, 128, 112, 104, 96, 88, 80, 72, 64, 48)
-_SAMPLE = 400  # pictures encoded to foresee a step's size
+# first step that fits. Four views are the fewest: two for train, one for calib, one for val.
+_VIEW_STEPS = (24, 20, 16, 14, 12, 10, 8, 8, 8, 8, 6, 6, 5, 4, 4, 4, 4, 4)
+_SIDE_STEPS = (192, 176, 160, 144, 128, 112, 104, 96, 88, 80, 80, 72, 72, 80, 72, 64, 56, 48)
+_SAMPLE = 200  # pictures encoded to foresee a step's size
 _MARGIN = 0.97  # of the limit, since the size is foreseen from a sample
 _BACKGROUND_SIDE = 512
 
@@ -126,6 +126,12 @@ def view_split(view: int) -> int:
     return CALIB if view % 12 == 6 else TRAIN
 
 
+def kept_views(views: int, count: int) -> list[int]:
+    """Which ``count`` of a model's ``views`` a smaller pack keeps: every split keeps its share."""
+    first = (0, 3, 6)  # one of each split
+    return sorted(sorted(range(views), key=lambda view: (view not in first, view))[:count])
+
+
 def _names(entries: Sequence[ObjectEntry]) -> tuple[list[str], list[str]]:
     """Names that have pictures, sorted, with their side in the stored split."""
     split = read_split()
@@ -158,7 +164,11 @@ def _fitting_step(
     rng = np.random.default_rng(0)
     step: tuple[int, int]
     for step in tqdm(chosen, "fit", unit="size"):
-        kept = [data for view_list in view_lists for data in view_list[: step[0]]]
+        kept = [
+            view_list[view]
+            for view_list in view_lists
+            for view in kept_views(len(view_list), step[0])
+        ]
         sample = [kept[int(i)] for i in rng.permutation(len(kept))[:_SAMPLE]]
         mean = np.mean([len(_resize(data, step[1], max_side)) for data in sample])
         size = mean * len(kept) + background_size * (step[1] / max_side) ** 1.5
@@ -180,10 +190,10 @@ def _cutouts(
     cutouts = []
     pairs = list(zip(entries, view_lists, strict=True))
     for number, (entry, view_list) in enumerate(tqdm(pairs, "pack", unit="object")):
-        for view, data in enumerate(view_list[: step[0]]):
+        for view in kept_views(len(view_list), step[0]):
             cutouts.append(
                 Cutout(
-                    data=_resize(data, step[1], max_side),
+                    data=_resize(view_list[view], step[1], max_side),
                     name=row[entry.name],
                     split=TRAIN | CALIB | VAL if entry.model is None else view_split(view),
                     object=number,
