@@ -47,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read us is gone; the interpreter's own last flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except MemoryError:
-        print_error("out of memory; try a smaller --size or smaller pictures")
+    except OSError as error:  # a full disk, a lost drive: whatever was not caught where it happened
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}")
+        return USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        # torch raises subclasses of RuntimeError, which cannot be named without importing it.
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        print_error("out of memory; try a smaller --size, smaller pictures or another --device")
         return USER_ERROR
 
 

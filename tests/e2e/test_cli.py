@@ -211,6 +211,49 @@ def test_a_reader_that_goes_away() -> None:
     assert b"Exception" not in errors
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_under_the_output() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mobius_seg", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "out of memory"),
+        (OSError(5, "Input/output error", "disk/a.png"), "disk/a.png: Input/output error"),
+    ],
+)
+def test_failures_of_the_machine(
+    here: Path,
+    model_folder: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    words: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("mobius_seg.segment_files.segment_file", fail)
+    assert _segment(model_folder, "in/a.png", "--everything") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
 def test_an_encoding_without_the_characters() -> None:
     done = _run(["segment", "кошка.png", "--everything"], PYTHONIOENCODING="ascii")
     assert done.returncode == 2
