@@ -265,6 +265,7 @@ def model_card() -> str:
     if training.get("assets"):
         keys = ("package", "registry", "version", "licence", "sha256")
         rows = [[str(asset.get(key, "")) for key in keys] for asset in training["assets"]]
+        rows = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
         parts.append("Everything that the weights were trained on, from package registries:\n")
         parts.append(table(list(keys), rows))
     measured = _quality()
