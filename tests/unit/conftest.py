@@ -1,7 +1,7 @@
 """Fixtures for the tests of the network: a vocabulary and samples that need no text encoder."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -31,6 +31,14 @@ class WordEncoder:
         tokens = [torch.stack([_vector(word, self.dim) for word in t.split()]) for t in texts]
         pooled = [torch.nn.functional.normalize(table.mean(0), dim=0) for table in tokens]
         return TextFeatures.stack(pooled, tokens, self.dim)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Networks that a test builds get the same weights in any order of the tests."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture(scope="session")

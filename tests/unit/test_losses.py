@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobius_seg.calibration import confidence_loss
+from mobius_seg.calibration import confidence_loss, name_contrast
 from mobius_seg.data.sample import Batch, Sample, Target, Vocabulary, collate
 from mobius_seg.errors import InputError
 from mobius_seg.losses import Criterion, LossConfig, _mask_iou
@@ -218,8 +218,10 @@ def column_gradients(
     layer, features = perfect(wanted, queries, sure=2.0)
     layer = leaf(replace(layer, logits_BQK=torch.zeros_like(layer.logits_BQK)))
     asked = prompt(vectors.shape[0], vectors)
-    off = {"mask": 0.0, "dice": 0.0, "box": 0.0, "giou": 0.0}
-    run([layer], features, [wanted], asked, **off, **changes)["loss"].backward()
+    off = {"mask": 0.0, "dice": 0.0, "box": 0.0, "giou": 0.0, "contrast": 0.0}
+    run([layer], features, [wanted], asked, **{**off, **changes})["loss"].backward()
+    for other in (layer.boxes_BQ4, layer.mask_embed_BQM):  # quality is a target, not a lever
+        assert other.grad is None or not other.grad.any()
     assert layer.logits_BQK.grad is not None
     assert layer.object_logits_BQ.grad is not None
     return layer.logits_BQK.grad[0], layer.object_logits_BQ.grad[0]
@@ -256,6 +258,38 @@ def test_unknown_columns_get_no_gradient() -> None:
     assert bool((gradient[:, 1] > 0).all())
     assert bool((objects[:2] != 0).all())
     assert not objects[2:].any()  # an unmatched query may be on an object nobody drew
+
+
+def test_names_compete() -> None:
+    """Only the contrast: up for the true name, down for others by their share and their cosine."""
+    vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]])
+    wanted = target(BOXES[:1], [[1, 0, 0, 0]], with_masks=False)
+    only = {"classification": 0.0, "contrast": 2.0}
+    gradient, objects = column_gradients(wanted, vectors, **only)
+    weights = torch.tensor([1.0, 0.2, 1.0, 0.0])  # logits are zero, so shares are the weights
+    shares = weights / weights.sum()
+    torch.testing.assert_close(gradient[0], 2 * (shares - torch.tensor([1.0, 0, 0, 0])))
+    assert not gradient[1:].any()
+    assert not objects.any()
+
+
+def test_unknown_names_do_not_compete() -> None:
+    only = {"classification": 0.0, "contrast": 1.0}
+    some = target(named=[[1, 0, 0], [0, 0, 0]], known=[1, 1, 0])
+    gradient, _ = column_gradients(some, torch.eye(3, 8), **only)
+    torch.testing.assert_close(gradient[0], torch.tensor([-0.25, 0.25, 0.0]))
+    assert not gradient[1:].any()  # target 1 has no name: nothing to compete for
+
+
+def test_contrast_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, -1.0], [0.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
+    named = torch.tensor([[True, False, False], [False, False, False], [True, True, False]])
+    push = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    first = math.log(math.exp(2) + 0.5 * math.exp(1) + math.exp(-1)) - 2
+    loss = name_contrast(logits, named, push)
+    torch.testing.assert_close(loss, torch.tensor([first, 0.0, 0.0]), rtol=1e-5, atol=1e-6)
+    assert name_contrast(logits[:, :0], named[:, :0], push[:, :0]).tolist() == [0.0] * 3
+    assert name_contrast(logits[:0], named[:0], push[:0]).shape == (0,)
 
 
 def test_masked_columns_get_no_gradient() -> None:
