@@ -130,6 +130,10 @@ def test_box_bias_is_a_sum_of_columns_and_rows() -> None:
     same = bias(boxes[:, [0, 0]], [(4, 6)])
     torch.testing.assert_close(same[:, :, 0], same[:, :, 1])
     assert not torch.allclose(out[:, :, 0], out[:, :, 1])
+    sideways = bias(boxes + torch.tensor([0.1, 0.0, 0.0, 0.0]), [(4, 6)]) - bias(boxes, [(4, 6)])
+    sideways = sideways.reshape(1, 4, 2, 4, 6)
+    torch.testing.assert_close(sideways, sideways[..., :1, :].expand_as(sideways))
+    assert (sideways[..., 0, :].std(-1) > 1e-3).any()
     assert torch.isfinite(bias(torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]), [(4, 6)])).all()
 
 
