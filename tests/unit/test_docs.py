@@ -26,7 +26,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 LANGUAGES = {"python", "bash", "json", "text", "bibtex"}
 SMALLER = {
     "--preset mobius-n": "--preset mobius-test",
-    "--minutes 240": "--steps 2",
+    "--steps 10000 --size 160@0,192@0.5,256@0.9": "--steps 2 --size 64",
     "--minutes 30": "--steps 2",
     "--count 500": "--count 2",
     "--size 256": "--size 64",
