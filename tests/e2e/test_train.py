@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
 from mobius_seg.errors import InputError
 from mobius_seg.train.loop import Run, train
 from mobius_seg.train.settings import TrainConfig
-from tests.support.shapes import write_shapes_pack
 
 
 @pytest.fixture(scope="module")
