@@ -115,8 +115,8 @@ class ModelConfig:
         _require(0.0 <= self.objectness_weight <= 1.0, self, "objectness_weight", "0 to 1")
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)
-            ok = len(strides) > 0 and all(s in (4, 8, 16, 32, 64) for s in strides)
-            _require(ok, self, field, "a non-empty choice of 4, 8, 16, 32, 64")
+            ok = len(strides) > 0 and all(s in (8, 16, 32, 64) for s in strides)
+            _require(ok, self, field, "a non-empty choice of 8, 16, 32, 64")
 
     def to_json(self) -> str:
         """The configuration as JSON text, one key per field."""

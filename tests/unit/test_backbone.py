@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobius_seg.backbone import STRIDES, Backbone, load_imagenet
+from mobius_seg.backbone import STRIDES, Backbone, SimplePyramid, load_imagenet
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.presets import get_preset
@@ -72,6 +72,19 @@ def test_plain_vit_gets_a_pyramid() -> None:
     assert shapes == [(256, 64 // s, 96 // s) for s in STRIDES]
     with pytest.raises(InputError, match="ViT"):
         backbone.freeze(8)
+
+
+@torch.no_grad()
+def test_pyramid_steps() -> None:
+    """ViTDet's: 1x1, then 2x2 transposed convolutions upwards and pooling downwards."""
+    pyramid, x = SimplePyramid(6, 4), torch.randn(1, 6, 4, 5)
+    maps = pyramid(x)
+    same = torch.einsum("oi,bihw->bohw", pyramid.same.weight[..., 0, 0], x)
+    same = same + pyramid.same.bias[:, None, None]
+    torch.testing.assert_close(maps[2], same, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(maps[1], pyramid.to_8(same.relu()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(maps[0], pyramid.to_4(maps[1].relu()), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(maps[3][0, :, 0, 1], same[0, :, :2, 2:4].amax((-1, -2)))
 
 
 def test_what_cannot_be_a_backbone() -> None:

@@ -34,6 +34,7 @@ def config(**changes: Any) -> ModelConfig:
         ("objectness_weight", 1.5),
         ("token_strides", ()),
         ("token_strides", (12,)),
+        ("token_strides", (4, 8)),  # stride 4 has mask features, no tokens
         ("memory_strides", ()),
         ("memory_strides", (128,)),
     ],
