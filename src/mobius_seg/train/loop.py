@@ -25,7 +25,7 @@ from mobius_seg.files import write_text
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
-from mobius_seg.train.batches import StepBatches, step_plan
+from mobius_seg.train.batches import StepBatches, pretrained_sources, step_plan
 from mobius_seg.train.checkpoints import State, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
 from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
@@ -108,7 +108,7 @@ class Run:
         )
         self.model_config = get_preset(config.preset)
         network, self.start = self._network()
-        self.backbone_start = self.start
+        self.previous = _record_of(config.weights)
         network.backbone.freeze_norm = config.freeze_norm
         network.backbone.freeze(config.freeze_stride)
         network.to(self.accelerator.device)
@@ -297,10 +297,11 @@ class Run:
             "hours": round(self.state["seconds"] / 3600, 3),
             "device": self._device(),
             "precision": self.accelerator.mixed_precision,
-            "start": self.backbone_start,
+            "start": self.start,
             "seed": self.config.seed,
             "settings": keep,
-            "assets": self.batches.sources,
+            "assets": self.batches.sources + pretrained_sources(self.start),
+            "previous": self.previous,
             "curve": self.log[:: max(1, len(self.log) // 200)],
             "versions": {"torch": torch.__version__, "mobius_seg": __version__},
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
@@ -320,6 +321,15 @@ class Run:
         kept = [line for line in lines if line["step"] <= self.state["step"]]
         write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
+
+
+def _record_of(weights: Path | None) -> dict[str, Any] | None:
+    """The record of the run that the starting weights came from, its curve left out."""
+    file = None if weights is None else weights / "training.json"
+    if file is None or not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in record.items() if key != "curve"}
 
 
 class _Steps(torch.utils.data.Sampler[int]):
