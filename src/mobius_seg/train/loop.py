@@ -1,5 +1,6 @@
 """One loop for every kind of data: one stage, one loss (docs/training.md)."""
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -106,7 +107,10 @@ class Run:
             project_dir=str(config.out),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.model_config = get_preset(config.preset)
+        # What is trained last is what ``predict`` resizes to unless told otherwise.
+        self.model_config = dataclasses.replace(
+            get_preset(config.preset), input_size=config.sizes[-1][1]
+        )
         network, self.start = self._network()
         self.previous = _record_of(config.weights)
         network.backbone.freeze_norm = config.freeze_norm
@@ -141,7 +145,10 @@ class Run:
                 raise InputError(
                     f"{self.config.weights}: holds {network.config.name}, not {self.config.preset}"
                 )
-            self.model_config = network.config
+            self.model_config = dataclasses.replace(
+                network.config, input_size=self.model_config.input_size
+            )
+            network.config = self.model_config
             return network, str(self.config.weights.name)
         network = Mobius(self.model_config)
         source = None
