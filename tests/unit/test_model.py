@@ -128,7 +128,7 @@ def test_channels_last_gives_the_same(network: Mobius) -> None:
 
 
 def test_learns_one_picture(make_sample: Callable[..., Sample], vocabulary: Vocabulary) -> None:
-    """Forty steps on one picture: every part falls, and the masks and names come out right."""
+    """Twenty-five steps: masks and boxes come out right, and the two names are told apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Mobius(get_preset("mobius-test"))
@@ -137,9 +137,9 @@ def test_learns_one_picture(make_sample: Callable[..., Sample], vocabulary: Voca
     sample.image[:, 20:61, 33:60] = torch.tensor([20, 20, 250]).view(3, 1, 1).byte()
     batch = collate([sample, sample], vocabulary, np.random.default_rng(0), (3, 3))
     images, generator = batch.images_B3HW.float() / 255, torch.Generator().manual_seed(0)
-    optimizer, criterion = torch.optim.AdamW(network.parameters(), 3e-3), Criterion()
+    optimizer, criterion = torch.optim.AdamW(network.parameters(), 4e-3), Criterion()
     first: dict[str, float] = {}
-    for _ in range(40):
+    for _ in range(25):
         parts = criterion(network(images, batch.prompt), batch.targets, batch.prompt, generator)
         optimizer.zero_grad()
         parts["loss"].backward()
@@ -148,5 +148,5 @@ def test_learns_one_picture(make_sample: Callable[..., Sample], vocabulary: Voca
         now = {key: float(value.detach()) for key, value in parts.items()}
         first = first or now
     assert now["quality"] > 0.7 > first["quality"]
-    for part in ("mask", "dice", "box", "giou", "dense", "loss"):
-        assert now[part] < 0.6 * first[part], part
+    for part in ("mask", "dice", "box", "giou", "contrast", "dense", "loss"):
+        assert now[part] < 0.7 * first[part], part

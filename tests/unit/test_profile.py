@@ -96,12 +96,20 @@ def test_meta_and_cpu_agree() -> None:
 
 
 def test_size_and_names_cost() -> None:
-    small = preset_profile("mobius-test", 64, 10)
-    wide = preset_profile("mobius-test", (64, 128), 10)
-    many = preset_profile("mobius-test", 64, 100)
+    network = Mobius(get_preset("mobius-test")).eval()
+    small = profile_of(network, 10)
+    many = profile_of(network, 100)
+    wide = count(network, torch.zeros(1, 3, 64, 128), TextPrompt(torch.zeros(1, 10, 384)))
     assert wide.part_gmac("backbone") == pytest.approx(2 * small.part_gmac("backbone"), rel=0.01)
     assert many.part_gmac("backbone") == small.part_gmac("backbone")
     assert many.part_gmac("pixel_decoder.fuse") > small.part_gmac("pixel_decoder.fuse")
+
+
+def test_size_of_a_preset() -> None:
+    wide = preset_profile("mobius-test", (64, 128), 3)
+    network = Mobius(get_preset("mobius-test")).eval()
+    prompt = TextPrompt(torch.zeros(1, 3, 384))
+    assert wide.macs == count(network, torch.zeros(1, 3, 64, 128), prompt).macs
     with pytest.raises(InputError, match="unknown model"):
         preset_profile("mobius-x")
     with pytest.raises(InputError, match="multiples of 32"):
