@@ -41,7 +41,7 @@ def main() -> None:
     facts = conditions(
         threads=arguments.threads,
         precision="float32",
-        batch=1,
+        batch=splits["val-base"]["names"]["conditions"]["batch"],
         scenes=f"{COUNT} composed {SIZE}x{SIZE} scenes a split, seeds {SEEDS}",
         input_size=arguments.input or model.config.input_size,
     )
