@@ -55,11 +55,13 @@ class Mobius(nn.Module):
             layers: number of decoder layers to run; None runs all.
 
         Raises:
-            InputError: the height or width is not a multiple of 32.
+            InputError: the height or width is not a multiple of 32, fewer than one query is kept,
+                or more layers are asked for than there are.
         """
         height, width = images_B3HW.shape[2:]
         if height % 32 or width % 32:
             raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
+        self._check_plan(keep, layers)
         mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
         maps = self.backbone((images_B3HW - mean) / std)
         text_BTC, mask_BT = self._text_tokens(prompt)
@@ -75,6 +77,14 @@ class Mobius(nn.Module):
             layers=layers,
         )
         return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense)
+
+    def _check_plan(self, keep: Sequence[int] | None, layers: int | None) -> None:
+        """Reject counts of queries and layers that no decoder can run."""
+        if keep is not None and any(count < 1 for count in keep):
+            raise InputError(f"keep is {list(keep)}; allowed: counts of at least one query")
+        depth = self.config.decoder_layers
+        if layers is not None and not 0 <= layers <= depth:
+            raise InputError(f"layers is {layers}; allowed: 0 to {depth}")
 
     def _text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
         """Object token, pooled columns and sub-word tokens as one sequence, with its mask."""

@@ -1,6 +1,7 @@
 """The whole network on what only it decides: prompts, precision, training's random parts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobius_seg.data.sample import Sample, Vocabulary, collate
+from mobius_seg.errors import InputError
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
@@ -150,3 +152,13 @@ def test_learns_one_picture(make_sample: Callable[..., Sample], vocabulary: Voca
     assert now["quality"] > 0.7 > first["quality"]
     for part in ("mask", "dice", "box", "giou", "contrast", "dense", "loss"):
         assert now[part] < 0.7 * first[part], part
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [({"keep": [0]}, "at least one query"), ({"layers": -1}, "0 to 2"), ({"layers": 3}, "0 to 2")],
+)
+def test_impossible_plans_are_refused(plan: dict[str, Any], message: str) -> None:
+    network = Mobius(get_preset("mobius-test")).eval()
+    with pytest.raises(InputError, match=message):
+        network(torch.zeros(1, 3, 32, 32), TextPrompt.everything(384), **plan)

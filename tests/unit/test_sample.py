@@ -170,3 +170,28 @@ def test_masks_are_handed_on(make_sample: Make, vocabulary: Vocabulary) -> None:
     rng = np.random.default_rng(0)
     assert collate([sample], vocabulary, rng).targets[0].masks_MHW is sample.masks
     assert collate([replace(sample, masks=None)], vocabulary, rng).targets[0].masks_MHW is None
+
+
+def test_a_name_for_every_box() -> None:
+    sample = Sample(
+        image=torch.zeros(3, 32, 32, dtype=torch.uint8),
+        boxes_xyxy=torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
+        masks=None,
+        names=(),
+    )
+    vocabulary = Vocabulary(["cup"], torch.ones(1, 4))
+    with pytest.raises(InputError, match="0 names for 1 boxes"):
+        collate([sample], vocabulary, np.random.default_rng(0))
+
+
+def test_an_empty_image_learns_that_names_are_absent() -> None:
+    empty = Sample(
+        image=torch.zeros(3, 32, 32, dtype=torch.uint8),
+        boxes_xyxy=torch.zeros(0, 4),
+        masks=None,
+        names=(),
+    )
+    vocabulary = Vocabulary([f"n{i}" for i in range(30)], torch.eye(30))
+    batch = collate([empty], vocabulary, np.random.default_rng(0), negatives=(5, 10))
+    assert 5 <= batch.prompt.pooled_BKD.shape[1] <= 10
+    assert batch.targets[0].known_K.all()

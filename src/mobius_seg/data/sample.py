@@ -127,8 +127,14 @@ def collate(
         negatives: smallest and largest number of sampled negatives.
 
     Raises:
-        InputError: image sizes differ, or an expression needs an encoder that is not there.
+        InputError: image sizes differ, a sample has not one name per box, or an expression needs an
+            encoder that is not there.
     """
+    for i, sample in enumerate(samples):
+        if sample.names is not None and len(sample.names) != len(sample.boxes_xyxy):
+            raise InputError(
+                f"sample {i} has {len(sample.names)} names for {len(sample.boxes_xyxy)} boxes"
+            )
     sizes = {tuple(sample.image.shape) for sample in samples}
     if len(sizes) != 1:
         raise InputError(f"images of one batch must have one size, got {sorted(sizes)}")
@@ -165,12 +171,12 @@ def _step_names(
     negatives: tuple[int, int],
 ) -> list[int]:
     """Rows of the vocabulary that this step uses: positives, known absents, sampled negatives."""
-    rows: set[int] = set()
-    for sample in samples:
-        if sample.expression is None and sample.names is not None:
-            rows.update(vocabulary.row(name) for name in sample.names + sample.absent)
-    if not rows:
+    named = [s for s in samples if s.expression is None and s.names is not None]
+    if not named:
         return []
+    rows: set[int] = set()
+    for sample in named:
+        rows.update(vocabulary.row(name) for name in (sample.names or ()) + sample.absent)
     low, high = (min(n, len(vocabulary.names)) for n in negatives)
     wanted = round(float(np.exp(rng.uniform(np.log(max(low, 1)), np.log(max(high, 1))))))
     if high > 0:
