@@ -1,6 +1,7 @@
 """Training from end to end on drawn shapes: it learns, resumes exactly and stores what it says."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
 from mobius_seg.errors import InputError
+from mobius_seg.train.batches import StepBatches
 from mobius_seg.train.loop import Run, train
 from mobius_seg.train.settings import TrainConfig
 
@@ -92,6 +94,35 @@ def test_resumed_run_is_the_same_run(
         assert torch.equal(value, second[name]), name
     lines = (tmp_path / "parted" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+
+
+def test_a_signal_ends_the_run_between_steps(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(settings(pack, tmp_path / "whole"))
+    update = torch.optim.AdamW.step
+    calls = []
+
+    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
+        result = update(self, *args)
+        calls.append(1)
+        if len(calls) == 2:  # in the middle of the second step
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(pack, tmp_path / "parted"))
+    assert len(calls) == 2
+    resumed = train(settings(pack, tmp_path / "parted", resume=True))
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_batch_is_shared_evenly(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="multiples of 3"):
+        StepBatches(settings(pack, tmp_path, batch_size=16), rank=0, world=3)
 
 
 def test_seed_changes_the_run(pack: Path, tmp_path: Path) -> None:

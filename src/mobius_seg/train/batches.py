@@ -1,18 +1,19 @@
 """Batches by step number: step i is the same batch in every run with the same seed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 import mobius_seg.data
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
+from mobius_seg.errors import InputError
 from mobius_seg.text import MINILM_SHA256, MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
 
@@ -34,12 +35,20 @@ class StepBatches(Dataset[Batch]):
         config: the run.
         rank: number of this process.
         world: number of processes; each makes its own part of the batch.
+
+    Raises:
+        InputError: the batch cannot be shared evenly, or the data cannot be read.
     """
 
     def __init__(self, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
         """See the class."""
         self.config, self.rank, self.world = config, rank, world
-        self.local = max(1, config.batch_size // world)
+        if config.batch_size % world:
+            raise InputError(
+                f"TrainConfig.batch_size is {config.batch_size}; allowed: multiples of {world},"
+                " the number of processes"
+            )
+        self.local = config.batch_size // world
         self._sources: dict[int, SampleSource] = {}
         self._pack: Pack | None = None
         if config.annotations is None:
@@ -99,6 +108,25 @@ class StepBatches(Dataset[Batch]):
         vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
         encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
         return Vocabulary([self._pack.names[i] for i in base], vectors[base], encoder)
+
+
+class Steps(Sampler[int]):
+    """Step numbers from the next one on.
+
+    Args:
+        start: the next step.
+        end: the step at which the run is over.
+    """
+
+    def __init__(self, start: int, end: int) -> None:
+        """See the class."""
+        self.start, self.end = start, end
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.end))
+
+    def __len__(self) -> int:
+        return self.end - self.start
 
 
 def pretrained_sources(start: str) -> list[dict[str, object]]:

@@ -5,8 +5,10 @@ import datetime
 import json
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from mobius_seg.files import write_text
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
-from mobius_seg.train.batches import StepBatches, pretrained_sources, step_plan
+from mobius_seg.train.batches import StepBatches, Steps, pretrained_sources, step_plan
 from mobius_seg.train.checkpoints import State, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
 from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
@@ -55,20 +57,36 @@ def train(config: TrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        run.go()
-    except KeyboardInterrupt:
-        run.checkpoint()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with _polite_stop(run):
+        try:
+            run.go()
+        except KeyboardInterrupt:
+            run.checkpoint()
+            raise
     return run.finish()
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
-    """A polite kill is an interrupt: the run stores a checkpoint before it ends."""
-    raise KeyboardInterrupt
+@contextmanager
+def _polite_stop(run: "Run") -> Iterator[None]:
+    """Let Ctrl-C and a polite kill end the run after the step in progress, a second one at once.
+
+    Between two updates of a step the weights belong to no step, so nothing is stored there.
+    """
+
+    def stop(_signal: int, _frame: object) -> None:
+        if run.stop:
+            raise KeyboardInterrupt
+        run.stop = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def choose_precision(precision: str) -> str:
@@ -113,6 +131,8 @@ class Run:
         )
         network, self.start = self._network()
         self.previous = _record_of(config.weights)
+        if config.minutes is not None and self.accelerator.num_processes > 1:
+            raise InputError("minutes differ between processes; give --steps for several of them")
         network.backbone.freeze_norm = config.freeze_norm
         network.backbone.freeze(config.freeze_stride)
         network.to(self.accelerator.device)
@@ -131,6 +151,7 @@ class Run:
         )
         self.accelerator.init_trackers("tensorboard")
         self.bad_steps = 0
+        self.stop = False
         self.log: list[dict[str, float]] = self._read_log()
 
     @property
@@ -168,6 +189,8 @@ class Run:
         window: list[tuple[float, int]] = [(time.monotonic(), self.state["images"])]
         with self._progress() as (bar, task):
             for batch in self._loader():
+                if self.stop:
+                    raise KeyboardInterrupt
                 if self._progress_share() >= 1:
                     break
                 losses = self._step(batch)
@@ -194,7 +217,7 @@ class Run:
         return DataLoader(
             self.batches,
             batch_size=None,
-            sampler=_Steps(self.state["step"], end),
+            sampler=Steps(self.state["step"], end),
             num_workers=self.config.workers,
             prefetch_factor=4 if self.config.workers else None,
             worker_init_fn=_single_thread if self.config.workers else None,
@@ -337,19 +360,6 @@ def _record_of(weights: Path | None) -> dict[str, Any] | None:
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
     return {key: value for key, value in record.items() if key != "curve"}
-
-
-class _Steps(torch.utils.data.Sampler[int]):
-    """Step numbers from the next one on."""
-
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end = start, end
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.end))
-
-    def __len__(self) -> int:
-        return self.end - self.start
 
 
 class _Bar:
