@@ -15,6 +15,7 @@ DEFAULT_PACK = DEFAULT_ASSETS / "pack.safetensors"
 
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
+MAX_THREADS = 1024
 # Options of `train` by their field of TrainConfig, which holds the defaults.
 _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("pack", Path, "pack file to compose scenes from"),
@@ -236,7 +237,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         parser, "--size", _count, None, "longest side of the input in pixels (default: the model's)"
     )
     _option(parser, "--device", str, None, "such as cpu or cuda:1 (default: a GPU if there is one)")
-    _option(parser, "--threads", _count, None, "CPU threads (default: torch's choice)")
+    _option(parser, "--threads", _threads, None, "CPU threads (default: torch's choice)")
 
 
 def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
@@ -270,6 +271,14 @@ def _count(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return value
+
+
+def _threads(text: str) -> int:
+    """A number of CPU threads that a machine can start."""
+    value = _count(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_THREADS}")
     return value
 
 

@@ -118,6 +118,8 @@ def _from_path(source: str | Path, where: str | None) -> NDArray[np.uint8]:
     try:
         if path.is_dir():
             raise InputError(f"{name}: is a folder, not an image")
+        if path.is_fifo() or path.is_socket():
+            raise InputError(f"{name}: is a pipe or socket, not an image file")
         with path.open("rb") as file:
             return _from_file(file, name)
     except FileNotFoundError:

@@ -284,7 +284,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).split("\n")[0]
+        if chosen.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0][:200]
         raise InputError(f"device {str(device)!r} cannot be used: {reason}") from None
     return chosen

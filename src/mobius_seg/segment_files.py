@@ -179,6 +179,8 @@ def print_table(done: Sequence[Done]) -> None:
 
 def _expand(pattern: str) -> list[Path]:
     """The pictures of one pattern."""
+    if not pattern.strip():
+        raise InputError("an empty PATH; give a picture, a folder or a glob")
     path = Path(pattern)
     if path.is_dir():
         return _in_folder(path)

@@ -191,6 +191,14 @@ def test_it_learns(pack: Path, tmp_path: Path) -> None:
         ({"expression_ratio": 0.7, "agnostic_ratio": 0.7}, "above 1"),
         ({"annotations": Path("a.json")}, "go together"),
         ({"preset": "mobius-x"}, "mobius-n"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**70}, "seed"),
+        ({"threads": 10**9}, "threads"),
+        ({"negatives": (5, 1)}, "negatives"),
+        ({"negatives": (-1, 5)}, "negatives"),
+        ({"lr": float("inf")}, "lr"),
+        ({"checkpoint_minutes": float("nan")}, "checkpoint_minutes"),
+        ({"ema": 1.0}, "ema"),
     ],
 )
 def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -2,11 +2,24 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mobius_seg.errors import InputError
+
+_ABOVE_ZERO = (
+    "steps",
+    "minutes",
+    "batch_size",
+    "lr",
+    "backbone_lr",
+    "clip",
+    "log_steps",
+    "checkpoint_minutes",
+)
+_FROM_ZERO = ("workers", "threads", "warmup", "weight_decay", "snapshot_minutes", "seed")
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -98,14 +111,7 @@ class TrainConfig:
             raise InputError("give either steps or minutes (--steps N or --minutes M)")
         if (self.annotations is None) != (self.images is None):
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
-        for field in ("steps", "minutes", "batch_size", "lr", "backbone_lr", "clip", "log_steps"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: above 0")
-        for field in ("workers", "threads", "warmup", "weight_decay"):
-            value = getattr(self, field)
-            if not value >= 0:
-                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: 0 or more")
+        self._check_numbers()
         ratios = ("expression_ratio", "agnostic_ratio", "prefix_ratio", "drop_ratio", "flat", "ema")
         for field in ratios:
             if not 0 <= getattr(self, field) <= 1:
@@ -119,6 +125,29 @@ class TrainConfig:
                 f"TrainConfig.precision is {self.precision!r}; allowed: auto, fp32, bf16"
             )
         self._check_sizes()
+
+    def _check_numbers(self) -> None:
+        """Finite numbers in their ranges."""
+        for field in _ABOVE_ZERO:
+            value = getattr(self, field)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: finite, above 0")
+        for field in _FROM_ZERO:
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: finite, 0 or more")
+        for field, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
+            if getattr(self, field) > limit:
+                raise InputError(
+                    f"TrainConfig.{field} is {getattr(self, field)}; allowed: 0 to {limit}"
+                )
+        low, high = self.negatives
+        if not 0 <= low <= high:
+            raise InputError(
+                f"TrainConfig.negatives is {self.negatives!r}; allowed: two rising counts from 0"
+            )
+        if self.ema == 1:
+            raise InputError("TrainConfig.ema is 1, an average that never moves; allowed: below 1")
 
     def _check_sizes(self) -> None:
         """Sizes are multiples of 32 that set in at rising fractions of the steps."""
