@@ -1,4 +1,4 @@
-"""The command line: ``mobius-seg segment | models | assets | compose | train | eval``.
+"""The command line: ``mobius-seg segment | models | assets | compose | pretrain | train | eval``.
 
 Every subcommand imports what it needs when it runs. What the user did wrong is one line on standard
 error and exit code 2.
@@ -208,6 +208,24 @@ def _compose(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pretrain(options: argparse.Namespace) -> int:
+    from mobius_seg.train.pretrain import PretrainConfig, pretrain
+
+    config = PretrainConfig(
+        preset=options.preset,
+        out=options.out,
+        pack=options.pack,
+        minutes=options.minutes,
+        size=options.size,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        threads=options.threads or 0,
+        seed=options.seed,
+    )
+    print(f"wrote {pretrain(config)}")
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     config = train_config(options)
     from mobius_seg.train.loop import train
@@ -259,6 +277,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "assets fetch": _fetch,
     "assets pack": _pack,
     "compose": _compose,
+    "pretrain": _pretrain,
     "train": _train,
     "eval": _eval,
 }

@@ -22,6 +22,7 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("annotations", Path, "COCO file to train on instead of composed scenes"),
     ("images", Path, "folder of that file's pictures"),
     ("weights", Path, "model folder to start from instead of ImageNet weights"),
+    ("backbone", Path, "folder of `mobius-seg pretrain` to start the backbone from"),
     ("batch_size", int, "images a step, over all processes"),
     ("lr", float, "peak learning rate"),
     ("backbone_lr", float, "peak learning rate of the backbone"),
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_assets(assets.add_subparsers(title="commands", metavar="STEP", required=True))
     _add_compose(commands)
+    _add_pretrain(commands)
     _add_train(commands)
     _add_eval(commands)
     return parser
@@ -211,6 +213,24 @@ def _add_train(commands: _Commands) -> None:
             help=f"{text} (default: yes)",
         )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
+
+
+def _add_pretrain(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "pretrain",
+        "Teach a backbone the names of single cut-outs, as a start for training.",
+        "Then: mobius-seg train --backbone OUT.",
+    )
+    parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose close-ups from")
+    _option(parser, "--minutes", float, 25.0, "train for so many minutes")
+    _option(parser, "--size", _count, 96, "side of the close-ups in pixels")
+    _option(parser, "--batch-size", _count, 64, "close-ups a step")
+    _option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
+    _option(parser, "--threads", _threads, None, "CPU threads (default: torch's choice)")
+    _option(parser, "--seed", int, 0, "of everything random")
 
 
 def _add_eval(commands: _Commands) -> None:

@@ -86,7 +86,15 @@ class QuerySelection(nn.Module):
         if self.training:
             dense_logits, dense_objects = self.dense_classifier(normed, text_BKC, object_C)
             dense_boxes = (self.dense_box(normed) + inverse_sigmoid(anchors)).sigmoid()
-            dense = DenseOutput(dense_logits, dense_objects, dense_boxes, centers, strides)
+            dense = DenseOutput(
+                dense_logits,
+                dense_objects,
+                dense_boxes,
+                centers,
+                strides,
+                self.dense_classifier.vectors(normed),
+                self.dense_classifier.scale(),
+            )
         return self.query(picked), out, dense
 
     def _tokens(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,7 +13,8 @@ class CosineClassifier(nn.Module):
     """logit = scale * cos(query, text) + bias; no softmax, so the names may change at any time.
 
     The scale is learned and clamped, the bias starts at the focal prior (Lin et al. 2017). One more
-    learned vector stands for "object" and scores without any name.
+    learned vector stands for "object" and scores without any name. It is compared through its own
+    embedding: a unit vector that points at "object" would have little length left for the names.
 
     Args:
         config: prior, scale and width.
@@ -24,6 +25,7 @@ class CosineClassifier(nn.Module):
         super().__init__()
         self.max_scale = config.max_scale
         self.embed = nn.Linear(config.width, config.width)
+        self.object_embed = nn.Linear(config.width, config.width)
         self.log_scale = nn.Parameter(torch.tensor(config.initial_scale).log())
         self.object_log_scale = nn.Parameter(torch.tensor(config.initial_scale).log())
         self.bias = nn.Parameter(torch.tensor(config.prior_logit))
@@ -40,13 +42,23 @@ class CosineClassifier(nn.Module):
         Returns:
             Name logits [B, N, K] and object logits [B, N].
         """
-        vector_BNC = F.normalize(self.embed(x_BNC), dim=-1)
-        limit = torch.tensor(self.max_scale, device=x_BNC.device).log()
-        scale = self.log_scale.minimum(limit).exp()
-        object_scale = self.object_log_scale.minimum(limit).exp()
-        cosine_BNK = torch.matmul(vector_BNC, text_BKC.transpose(1, 2))
-        object_BN = torch.matmul(vector_BNC, F.normalize(object_C, dim=-1))
-        return scale * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
+        cosine_BNK = torch.matmul(self.vectors(x_BNC), text_BKC.transpose(1, 2))
+        object_BNC = F.normalize(self.object_embed(x_BNC), dim=-1)
+        object_BN = torch.matmul(object_BNC, F.normalize(object_C, dim=-1))
+        object_scale = self._clamped(self.object_log_scale)
+        return self.scale() * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
+
+    def vectors(self, x_BNC: Tensor) -> Tensor:
+        """What is compared with the columns: [B, N, C] -> L2-normalised [B, N, C]."""
+        return F.normalize(self.embed(x_BNC), dim=-1)
+
+    def scale(self) -> Tensor:
+        """The factor of the cosine, clamped."""
+        return self._clamped(self.log_scale)
+
+    def _clamped(self, log_scale: Tensor) -> Tensor:
+        limit = torch.tensor(self.max_scale, device=log_scale.device).log()
+        return log_scale.minimum(limit).exp()
 
 
 class QueryHeads(nn.Module):

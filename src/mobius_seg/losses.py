@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobius_seg.calibration import CLASS_LOSSES, ClassLoss, confidence_loss, name_contrast
+from mobius_seg.calibration import (
+    CLASS_LOSSES,
+    ClassLoss,
+    confidence_loss,
+    name_contrast,
+    synonym_weight,
+)
 from mobius_seg.data.sample import Target
 from mobius_seg.errors import InputError
 from mobius_seg.matcher import (
@@ -28,6 +34,7 @@ from mobius_seg.points import (
     point_sample,
     sample_mask_points,
 )
+from mobius_seg.regions import region_loss
 from mobius_seg.targets import PaddedTargets, pad_targets, repeat_targets
 from mobius_seg.types import DenseOutput, LayerOutput, ModelOutput, TextPrompt
 
@@ -42,12 +49,13 @@ class LossConfig:
         dice: weight of the dice loss.
         box: weight of the L1 box loss.
         giou: weight of the GIoU loss.
-        contrast: weight of the names' competition (:func:`~mobius_seg.calibration.name_contrast`).
+        contrast: weight of the names' competition (``calibration.name_contrast``).
+        regions: weight of the region loss (``regions.region_loss``); 0 leaves it out.
         dense: weight of the auxiliary dense loss; 0 leaves it out.
         dense_tokens: best tokens per object in the dense loss.
         class_loss: form of the class loss.
         gamma: power of the quality target and of the negatives' weight (MAL, 1.5).
-        synonyms: scale the push against other names by 1 - max(0, cosine to the true name).
+        synonyms: push names that mean the same less (``calibration.synonym_weight``).
         points: where masks are compared.
     """
 
@@ -56,7 +64,8 @@ class LossConfig:
     dice: float = 5.0
     box: float = 5.0
     giou: float = 2.0
-    contrast: float = 1.0
+    contrast: float = 3.0
+    regions: float = 1.0
     dense: float = 1.0
     dense_tokens: int = 6
     class_loss: ClassLoss = "mal"
@@ -111,9 +120,9 @@ class Criterion(nn.Module):
             generator: source of the sampled points, on the CPU.
 
         Returns:
-            ``loss`` (the weighted sum) and its parts: ``dense`` and, unweighted and of the last
-            layer, ``class``, ``contrast``, ``mask``, ``dice``, ``box``, ``giou`` and ``quality``
-            (the mean u).
+            ``loss`` (the weighted sum) and its parts: ``dense``, ``regions`` and, unweighted and of
+            the last layer, ``class``, ``contrast``, ``mask``, ``dice``, ``box``, ``giou`` and
+            ``quality`` (the mean u).
         """
         features = output.mask_features_BMhw.float()
         size = (features.shape[2] * 4, features.shape[3] * 4)
@@ -134,6 +143,11 @@ class Criterion(nn.Module):
         if output.dense is not None and self.config.dense > 0:
             parts["dense"] = self._dense(output.dense, padded, columns, normaliser)
             total = total + self.config.dense * parts["dense"]
+        if output.vocabulary_VC is not None and self.config.regions > 0:
+            parts["regions"] = (
+                region_loss(output, padded, prompt, self.config.synonyms) / normaliser
+            )
+            total = total + self.config.regions * parts["regions"]
         parts["loss"] = total
         return parts
 
@@ -255,7 +269,7 @@ class Criterion(nn.Module):
         named = targets.columns_BMK[b, m]
         push = (columns_BK & targets.known_BK)[b].to(weight.dtype)
         if self.config.synonyms:
-            push = push * (1 - targets.similarity_BMK[b, m].clamp(0, 1))
+            push = push * synonym_weight(targets.similarity_BMK[b, m])
         weight[b, q] = torch.where(named, torch.ones_like(push), push)
         u = quality_BM[b, m]
         target[b, q] = u[:, None] * named
@@ -303,7 +317,8 @@ class Criterion(nn.Module):
         )
         box = ((self.config.box * l1 + self.config.giou * (1 - giou)) * hit).sum()
         names = self.config.classification * classification + self.config.contrast * contrast
-        return (names + box) / (normaliser * best)
+        share = hit.sum() / targets.valid_BM.sum().clamp(min=1)
+        return (names + box) / (normaliser * share.clamp(min=1))
 
     @torch.no_grad()
     def dense_assign(self, dense: DenseOutput, targets: PaddedTargets) -> Tensor:

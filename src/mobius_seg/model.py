@@ -13,6 +13,8 @@ from mobius_seg.errors import InputError
 from mobius_seg.pixel_decoder import PixelDecoder
 from mobius_seg.types import ModelOutput, TextPrompt
 
+_LEAST_NAMES = 64  # names that the mean and the directions of text are taken from
+
 
 class Mobius(nn.Module):
     """Universal instance segmentation network.
@@ -33,6 +35,7 @@ class Mobius(nn.Module):
         self.decoder = Decoder(config)
         mean = torch.tensor(config.image_mean).view(1, 3, 1, 1)
         std = torch.tensor(config.image_std).view(1, 3, 1, 1)
+        self.register_buffer("text_mean", torch.zeros(config.text_dim))
         self.register_buffer("image_mean", mean, persistent=False)
         self.register_buffer("image_std", std, persistent=False)
         nn.init.orthogonal_(self.text_projection.weight)
@@ -76,7 +79,38 @@ class Mobius(nn.Module):
             keep=keep,
             layers=layers,
         )
-        return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense)
+        vocabulary_VC = None
+        if prompt.vocabulary_VD is not None:
+            projected = self.text_projection(self._centred(prompt.vocabulary_VD))
+            vocabulary_VC = F.normalize(projected.float(), dim=-1)
+        return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense, vocabulary_VC)
+
+    @torch.no_grad()
+    def fit_text(self, names_KD: Tensor) -> None:
+        """Fit the text input to the names of a training: their mean, and their main directions.
+
+        Text vectors share a large common part (the mean cosine of two unrelated names is 0.2 with
+        MiniLM), which says nothing about the object: it is taken off. The projection starts at the
+        principal directions of what remains, so that as little as possible is lost to the width.
+        Few names say little about text: below :data:`_LEAST_NAMES` nothing changes.
+
+        Args:
+            names_KD: one L2-normalised vector a name, [K, D].
+        """
+        if len(names_KD) < _LEAST_NAMES:
+            return
+        self.get_buffer("text_mean").copy_(names_KD.mean(0))
+        vectors_KD = self._centred(names_KD)
+        _, _, directions_DD = torch.linalg.svd(vectors_KD.double(), full_matrices=True)
+        weight = self.text_projection.weight
+        rows = min(weight.shape)
+        weight[:rows].copy_(directions_DD[:rows])
+
+    def _centred(self, vectors: Tensor) -> Tensor:
+        """Pooled text vectors less the mean of the training's names, at length sqrt(D)."""
+        centred = F.normalize(vectors - self.get_buffer("text_mean").to(vectors.dtype), dim=-1)
+        length: float = self.config.text_dim**0.5
+        return centred * length
 
     def _check_plan(self, keep: Sequence[int] | None, layers: int | None) -> None:
         """Reject counts of queries and layers that no decoder can run."""
@@ -88,12 +122,12 @@ class Mobius(nn.Module):
 
     def _text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
         """Object token, pooled columns and sub-word tokens as one sequence, with its mask."""
-        parts = [prompt.pooled_BKD]
+        parts = [self._centred(prompt.pooled_BKD)]
         if prompt.tokens_BTD is not None:
-            parts.append(prompt.tokens_BTD)
+            parts.append(prompt.tokens_BTD * self.config.text_dim**0.5)
         batch = max(part.shape[0] for part in parts)
         vectors = torch.cat([part.expand(batch, -1, -1) for part in parts], 1)
-        tokens = self.text_projection(vectors * self.config.text_dim**0.5)
+        tokens = self.text_projection(vectors)
         first = self.object_token.to(tokens.dtype).expand(batch, 1, -1)
         tokens = torch.cat([first, tokens], 1)
         masks = [prompt.pooled_mask_BK, prompt.tokens_mask_BT]

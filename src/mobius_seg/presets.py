@@ -25,8 +25,8 @@ def mobius_test() -> ModelConfig:
         queries=12,
         decoder_layers=2,
         decoder_ffn=64,
-        expected_params=162_888,
-        expected_gmac=0.0120,
+        expected_params=166_056,
+        expected_gmac=0.0121,
         image_mean=_HALF,
         image_std=_HALF,
     )
@@ -40,8 +40,8 @@ def mobius_p() -> ModelConfig:
         input_size=512,
         queries=80,
         decoder_layers=3,
-        expected_params=3_022_572,
-        expected_gmac=1.94,
+        expected_params=3_072_108,
+        expected_gmac=2.03,
     )
 
 
@@ -51,8 +51,8 @@ def mobius_n() -> ModelConfig:
         name="mobius-n",
         backbone="tf_efficientnet_lite0",
         input_size=448,
-        expected_params=4_868_700,
-        expected_gmac=2.30,
+        expected_params=4_918_236,
+        expected_gmac=2.37,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -71,8 +71,8 @@ def mobius_s() -> ModelConfig:
         queries=150,
         decoder_layers=6,
         decoder_ffn=768,
-        expected_params=10_012_604,
-        expected_gmac=5.52,
+        expected_params=10_123_772,
+        expected_gmac=5.74,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -105,8 +105,8 @@ def mobius_m() -> ModelConfig:
     return _accelerator(
         "mobius-m",
         "resnet50",
-        expected_params=46_061_693,
-        expected_gmac=91.4,
+        expected_params=46_259_069,
+        expected_gmac=92.5,
     )
 
 
@@ -116,8 +116,8 @@ def mobius_l() -> ModelConfig:
         "mobius-l",
         "swin_large_patch4_window12_384",
         backbone_args=(("strict_img_size", False), ("drop_path_rate", 0.0)),
-        expected_params=216_323_697,
-        expected_gmac=556.0,
+        expected_params=216_521_073,
+        expected_gmac=557.0,
     )
 
 
@@ -131,7 +131,7 @@ def mobius_h() -> ModelConfig:
         input_size=1536,
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
-        expected_params=322_482_941,
+        expected_params=322_680_317,
         expected_gmac=7110.0,
     )
 

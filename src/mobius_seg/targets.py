@@ -23,6 +23,7 @@ class PaddedTargets:
         has_mask_B: bool.
         has_object_B: bool.
         similarity_BMK: cosine of each column to the target's own column, 0 where it has none.
+        rows_BM: int64, row of the target's name in the training vocabulary, -1 where there is none.
     """
 
     boxes_BM4: Tensor
@@ -33,6 +34,7 @@ class PaddedTargets:
     has_mask_B: Tensor
     has_object_B: Tensor
     similarity_BMK: Tensor
+    rows_BM: Tensor
 
 
 def pad_targets(
@@ -52,12 +54,15 @@ def pad_targets(
     masks = torch.zeros(batch, count, *size, dtype=torch.bool)
     named = torch.zeros(batch, count, columns, dtype=torch.bool)
     valid = torch.zeros(batch, count, dtype=torch.bool)
+    rows = torch.full((batch, count), -1, dtype=torch.long)
     for b, target in enumerate(targets):
         n = len(target.boxes_M4)
         finite = torch.isfinite(target.boxes_M4).all(-1) & (target.boxes_M4[:, 2:] > 0).all(-1)
         boxes[b, :n][finite] = target.boxes_M4[finite]
         named[b, :n] = target.columns_MK
         valid[b, :n] = finite
+        if target.rows_M is not None:
+            rows[b, :n] = torch.where(finite, target.rows_M, -1)
         if target.masks_MHW is not None:
             masks[b, :n] = target.masks_MHW
     known = torch.stack([t.known_K for t in targets]).to(device)
@@ -73,6 +78,7 @@ def pad_targets(
         torch.tensor([t.masks_MHW is not None for t in targets], device=device),
         torch.tensor([t.has_object for t in targets], device=device),
         torch.matmul(own, vectors.transpose(1, 2)),
+        rows.to(device),
     )
 
 
@@ -95,4 +101,5 @@ def repeat_targets(targets: PaddedTargets, times: int) -> PaddedTargets:
         targets.has_mask_B,
         targets.has_object_B,
         targets.similarity_BMK.repeat_interleave(times, 1),
+        targets.rows_BM.repeat_interleave(times, 1),
     )

@@ -22,12 +22,15 @@ class TextPrompt:
         pooled_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
         tokens_BTD: [B or 1, T, D] sub-word token vectors of an expression, None for names.
         tokens_mask_BT: bool [B or 1, T], True = a real token; None = all are real.
+        vocabulary_VD: [V, D] L2-normalised vectors of every name that training knows, for the
+            region loss; not seen by the fusion, and None outside of training.
     """
 
     pooled_BKD: Tensor
     pooled_mask_BK: Tensor | None = None
     tokens_BTD: Tensor | None = None
     tokens_mask_BT: Tensor | None = None
+    vocabulary_VD: Tensor | None = None
 
     @classmethod
     def everything(cls, text_dim: int) -> Self:
@@ -41,6 +44,7 @@ class TextPrompt:
             None if self.pooled_mask_BK is None else self.pooled_mask_BK.to(device),
             None if self.tokens_BTD is None else self.tokens_BTD.to(device, dtype),
             None if self.tokens_mask_BT is None else self.tokens_mask_BT.to(device),
+            None if self.vocabulary_VD is None else self.vocabulary_VD.to(device, dtype),
         )
 
 
@@ -71,6 +75,8 @@ class DenseOutput:
         boxes_BN4: [B, N, 4] cxcywh in 0..1.
         centers_N2: [N, 2] token centres, x and y in 0..1.
         strides_N: [N] stride of each token in pixels.
+        vectors_BNC: what the head compares with the columns, L2-normalised.
+        scale: the factor of the cosine.
     """
 
     logits_BNK: Tensor
@@ -78,6 +84,8 @@ class DenseOutput:
     boxes_BN4: Tensor
     centers_N2: Tensor
     strides_N: Tensor
+    vectors_BNC: Tensor
+    scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,14 @@ class ModelOutput:
         mask_features_BMhw: [B, M, H/4, W/4].
         text_BKC: the columns of the prompt as the class head saw them, L2-normalised.
         dense: the auxiliary head's predictions in training, None otherwise.
+        vocabulary_VC: the prompt's vocabulary as columns, L2-normalised, without fusion.
     """
 
     layers: list[LayerOutput]
     mask_features_BMhw: Tensor
     text_BKC: Tensor
     dense: DenseOutput | None = field(default=None)
+    vocabulary_VC: Tensor | None = field(default=None)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""

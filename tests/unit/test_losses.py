@@ -228,8 +228,8 @@ def column_gradients(
 
 
 def test_synonyms_of_the_true_name_are_pushed_less() -> None:
-    """Column 1 has cosine 0.8 to the true name, column 2 none, column 3 the opposite direction."""
-    vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+    """Cosines to the true name: 0.96, 0 and 0.6; only what lies above 0.8 is spared."""
+    vectors = torch.tensor([[1.0, 0.0], [0.96, 0.28], [0.0, 1.0], [0.6, 0.8]])
     wanted = target(BOXES[:1], [[1, 0, 0, 0]], with_masks=False)
     gradient, _ = column_gradients(wanted, vectors)
     assert gradient[0, 0] < 0  # up
@@ -262,7 +262,7 @@ def test_unknown_columns_get_no_gradient() -> None:
 
 def test_names_compete() -> None:
     """Only the contrast: up for the true name, down for others by their share and their cosine."""
-    vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]])
+    vectors = torch.tensor([[1.0, 0.0], [0.96, 0.28], [0.0, 1.0], [1.0, 0.0]])
     wanted = target(BOXES[:1], [[1, 0, 0, 0]], with_masks=False)
     only = {"classification": 0.0, "contrast": 2.0}
     gradient, objects = column_gradients(wanted, vectors, **only)
@@ -401,6 +401,8 @@ def dense_of(boxes_N4: Tensor, columns: int = 1, stride: int = 8) -> DenseOutput
         boxes[None],
         centers,
         torch.full((len(centers),), float(stride)),
+        torch.zeros(1, len(centers), 8),
+        torch.tensor(10.0),
     )
 
 
@@ -443,6 +445,8 @@ def test_dense_padding_and_empty_images_own_nothing() -> None:
         dense.boxes_BN4.expand(2, -1, -1),
         dense.centers_N2,
         dense.strides_N,
+        dense.vectors_BNC.expand(2, -1, -1),
+        dense.scale,
     )
     padded = pad_targets([target(BOXES), target(torch.zeros(0, 4))], prompt(0), (SIDE, SIDE), CPU)
     tokens = Criterion().dense_assign(both, padded)

@@ -1,12 +1,14 @@
 """The whole network on what only it decides: prompts, precision, training's random parts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobius_seg.data.sample import Sample, Vocabulary, collate
 from mobius_seg.errors import InputError
@@ -162,3 +164,32 @@ def test_impossible_plans_are_refused(plan: dict[str, Any], message: str) -> Non
     network = Mobius(get_preset("mobius-test")).eval()
     with pytest.raises(InputError, match=message):
         network(torch.zeros(1, 3, 32, 32), TextPrompt.everything(384), **plan)
+
+
+def test_text_is_fitted_to_many_names_and_left_alone_for_few() -> None:
+    torch.manual_seed(0)
+    common, directions = torch.randn(384), torch.randn(20, 384)
+    names = F.normalize(torch.randn(200, 20) @ directions + 6 * common, dim=-1)
+    network = Mobius(get_preset("mobius-test")).eval()
+    before = network.text_projection.weight.clone()
+    network.fit_text(names[:10])
+    assert torch.equal(network.text_projection.weight, before)
+    assert not network.get_buffer("text_mean").any()
+    network.fit_text(names)
+    torch.testing.assert_close(network.get_buffer("text_mean"), names.mean(0))
+    centred = F.normalize(names - names.mean(0), dim=-1)
+    projected = F.normalize(network.text_projection(centred), dim=-1)
+    # 20 directions fit into 32 channels, so no angle between two names is lost
+    torch.testing.assert_close(projected @ projected.T, centred @ centred.T, rtol=1e-3, atol=1e-3)
+    assert float((names @ names.T).mean()) > 0.5
+    assert abs(float((projected @ projected.T).mean())) < 0.05
+
+
+def test_vocabulary_is_projected_without_fusion() -> None:
+    network = Mobius(get_preset("mobius-test")).eval()
+    prompt = replace(TextPrompt(vectors(1, 2)), vocabulary_VD=vectors(1, 5)[0])
+    one, other = network(IMAGES, prompt), network(1 - IMAGES, prompt)
+    assert one.vocabulary_VC is not None
+    assert one.vocabulary_VC.shape == (5, network.config.width)
+    assert torch.equal(one.vocabulary_VC, other.vocabulary_VC)
+    assert network(IMAGES, TextPrompt(vectors(1, 2))).vocabulary_VC is None

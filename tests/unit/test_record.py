@@ -1,7 +1,7 @@
 """What a run says it was built on."""
 
 from mobius_seg.text import MINILM_SHA256
-from mobius_seg.train.batches import pretrained_sources
+from mobius_seg.train.record import pretrained_sources
 
 
 def test_backbone_package_and_text_encoder_are_recorded() -> None:

@@ -52,6 +52,8 @@ class Target:
         columns_MK: bool [M, K], True where column k of the prompt names instance m.
         known_K: bool [K], True where column k is a trusted negative for instances it does not name.
         has_object: True when every object of the image is annotated (trusts the object column).
+        rows_M: int64 [M], row of each instance's name in the training vocabulary, or None where no
+            names are known.
     """
 
     boxes_M4: Tensor
@@ -59,6 +61,7 @@ class Target:
     columns_MK: Tensor
     known_K: Tensor
     has_object: bool
+    rows_M: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ def collate(
             known_K[: len(rows)] = sample.exhaustive
             for name in sample.absent + sample.names:
                 known_K[name_column[vocabulary.row(name)]] = True
-        targets.append(_target(sample, named_MK, known_K))
+        targets.append(_target(sample, named_MK, known_K, vocabulary))
     prompt = TextPrompt(pooled_BKD, mask_BK, tokens, tokens_mask)
     return Batch(
         images_B3HW=torch.stack([s.image for s in samples]), prompt=prompt, targets=targets
@@ -210,7 +213,7 @@ def _prompt_vectors(
     return pooled_BKD, tokens_BTD, mask_BT
 
 
-def _target(sample: Sample, named_MK: Tensor, known_K: Tensor) -> Target:
+def _target(sample: Sample, named_MK: Tensor, known_K: Tensor, vocabulary: Vocabulary) -> Target:
     """Boxes to cxcywh in 0..1; the rest as it is."""
     height, width = sample.image.shape[1:]
     x0, y0, x1, y1 = (sample.boxes_xyxy.float() / _wh(width, height)).unbind(-1)
@@ -221,7 +224,15 @@ def _target(sample: Sample, named_MK: Tensor, known_K: Tensor) -> Target:
         columns_MK=named_MK,
         known_K=known_K,
         has_object=sample.exhaustive,
+        rows_M=_rows(sample, vocabulary),
     )
+
+
+def _rows(sample: Sample, vocabulary: Vocabulary) -> Tensor | None:
+    """Row of each instance's name in the vocabulary."""
+    if sample.names is None:
+        return None
+    return torch.tensor([vocabulary.row(name) for name in sample.names], dtype=torch.long)
 
 
 def _wh(width: int, height: int) -> Tensor:

@@ -102,12 +102,22 @@ class SceneComposer:
         pack: an open pack.
         split: "train", "calib", "val-base" or "val-novel".
         size: height and width of the scenes in pixels.
+        side_range: longest side of an object over the image's side, drawn log-uniformly.
+        max_objects: most objects of a scene, at least 1.
 
     Raises:
         InputError: unknown split, size out of range, or the split has no cut-out.
     """
 
-    def __init__(self, pack: PictureSource, split: str, size: int = 256) -> None:
+    def __init__(
+        self,
+        pack: PictureSource,
+        split: str,
+        size: int = 256,
+        *,
+        side_range: tuple[float, float] = SIDE_RANGE,
+        max_objects: int = MAX_OBJECTS,
+    ) -> None:
         """See the class."""
         if not 32 <= size <= 2048:
             raise InputError(f"size {size}: must be in 32..2048")
@@ -115,6 +125,7 @@ class SceneComposer:
         self.pack = pack
         self.split = split
         self.size = size
+        self.side_range, self.max_objects = side_range, min(max_objects, MAX_OBJECTS)
         self._backdrops = Backdrops(pack, pack.backgrounds_for(split))
         self._patches = PatchSource(pack)
         self._choices = _by_name_and_object(pack, pack.cutouts_for(split))
@@ -131,7 +142,7 @@ class SceneComposer:
             expressions: also describe objects in words.
 
         Returns:
-            A scene of 1 to 12 objects.
+            A scene of 1 to ``max_objects`` objects.
         """
         canvas = _Canvas.start(self._backdrops.draw(rng, self.size, self.size))
         light = Light.draw(rng)
@@ -148,14 +159,14 @@ class SceneComposer:
 
     def _plan(self, rng: np.random.Generator) -> list[tuple[int, float]]:
         """(name, longest side in pixels) of every object, in drawing order."""
-        count = int(rng.integers(1, MAX_OBJECTS + 1))
+        count = int(rng.integers(1, self.max_objects + 1))
         names = [
             int(n) for n in rng.choice(self.name_ids, count, replace=len(self.name_ids) < count)
         ]
         if count > 1 and rng.random() < 0.4:  # several of one kind, to be told apart
             repeats = int(rng.integers(1, min(count, 4)))
             names[1 : 1 + repeats] = [names[0]] * repeats
-        low, high = np.log(SIDE_RANGE)
+        low, high = np.log(self.side_range)
         sides = np.exp(rng.uniform(low, high, count))
         if rng.random() < 0.8:  # large ones first, loosely
             order = np.argsort(-sides * np.exp(rng.normal(0, 0.5, count)), kind="stable")

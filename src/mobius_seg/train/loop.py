@@ -20,19 +20,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mobius_seg.backbone import load_imagenet
-from mobius_seg.checkpoint import load_model, save_model
+from mobius_seg.backbone import load_imagenet, load_pretrained
+from mobius_seg.checkpoint import TRAINING_FILE, load_model, save_model
 from mobius_seg.data.sample import Batch
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
-from mobius_seg.train.batches import StepBatches, Steps, pretrained_sources, step_plan
+from mobius_seg.train.batches import StepBatches, Steps, step_plan
 from mobius_seg.train.checkpoints import State, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
 from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
-from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.record import pretrained_sources, read_record
+from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE, TrainConfig
 from mobius_seg.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -129,8 +130,13 @@ class Run:
         self.model_config = dataclasses.replace(
             get_preset(config.preset), input_size=config.sizes[-1][1]
         )
+        self.batches = StepBatches(
+            config, self.accelerator.process_index, self.accelerator.num_processes
+        )
+        self.names_VD = self.batches.vocabulary.embeddings_KD
+        self.pretraining: dict[str, Any] | None = None
         network, self.start = self._network()
-        self.previous = _record_of(config.weights)
+        self.previous = read_record(config.weights, TRAINING_FILE)
         if config.minutes is not None and self.accelerator.num_processes > 1:
             raise InputError("minutes differ between processes; give --steps for several of them")
         network.backbone.freeze_norm = config.freeze_norm
@@ -146,9 +152,6 @@ class Run:
         if config.compile:
             network.backbone.compile()
         self.ready: nn.Module = self.accelerator.prepare(network)
-        self.batches = StepBatches(
-            config, self.accelerator.process_index, self.accelerator.num_processes
-        )
         self.accelerator.init_trackers("tensorboard")
         self.bad_steps = 0
         self.stop = False
@@ -172,7 +175,12 @@ class Run:
             network.config = self.model_config
             return network, str(self.config.weights.name)
         network = Mobius(self.model_config)
+        network.fit_text(self.names_VD)
         source = None
+        if self.config.backbone is not None:
+            load_pretrained(network.backbone, self.config.backbone / BACKBONE_FILE)
+            self.pretraining = read_record(self.config.backbone, PRETRAINING_FILE)
+            return network, str((self.pretraining or {}).get("start", "pretrained"))
         if self.config.pretrained:
             assets = self.config.pack.parent
             source = load_imagenet(network.backbone, self.model_config.backbone, assets)
@@ -231,7 +239,7 @@ class Run:
         set_rate(self.optimizer, rate(step, self._progress_share(), config))
         images = batch.images_B3HW.to(device, non_blocking=True).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
-        prompt = batch.prompt.to(device)
+        prompt = dataclasses.replace(batch.prompt, vocabulary_VD=self.names_VD).to(device)
         most = max([len(t.boxes_M4) for t in batch.targets], default=0)
         keep, layers = step_plan(config, self.model_config, step, most)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -331,6 +339,7 @@ class Run:
             "seed": self.config.seed,
             "settings": keep,
             "assets": self.batches.sources + pretrained_sources(self.start),
+            "pretraining": self.pretraining,
             "previous": self.previous,
             "curve": self.log[:: max(1, len(self.log) // 200)],
             "versions": {"torch": torch.__version__, "mobius_seg": __version__},
@@ -351,15 +360,6 @@ class Run:
         kept = [line for line in lines if line["step"] <= self.state["step"]]
         write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
-
-
-def _record_of(weights: Path | None) -> dict[str, Any] | None:
-    """The record of the run that the starting weights came from, its curve left out."""
-    file = None if weights is None else weights / "training.json"
-    if file is None or not file.is_file():
-        return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return {key: value for key, value in record.items() if key != "curve"}
 
 
 class _Bar:

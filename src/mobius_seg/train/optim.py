@@ -10,28 +10,33 @@ from torch.optim.swa_utils import AveragedModel
 from mobius_seg.model import Mobius
 from mobius_seg.train.settings import TrainConfig
 
+_TEXT_RATE = 0.1
+
 
 def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is trainable: the backbone slower, vectors and scalars without decay.
+
+    The text projection carries what the encoder knows about names never seen: it moves at a tenth
+    of the rate, and does not decay.
 
     Args:
         network: the model, frozen parts already marked.
         config: rates and decay.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            key = (name.startswith("backbone.body"), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        lr, decay = config.lr, config.weight_decay if parameter.ndim > 1 else 0.0
+        if name.startswith("backbone.body"):
+            lr = config.backbone_lr
+        elif name.startswith("text_projection"):
+            lr, decay = config.lr * _TEXT_RATE, 0.0
+        groups.setdefault((lr, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "lr": config.backbone_lr if backbone else config.lr,
-                "peak_lr": config.backbone_lr if backbone else config.lr,
-                "weight_decay": config.weight_decay if decays else 0.0,
-            }
-            for (backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+            {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
+            for (lr, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
     )
 

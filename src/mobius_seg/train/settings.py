@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,9 @@ _ABOVE_ZERO = (
 )
 _FROM_ZERO = ("workers", "threads", "warmup", "weight_decay", "snapshot_minutes", "seed")
 
+BACKBONE_FILE = "backbone.safetensors"  # what ``mobius-seg pretrain`` leaves in its folder
+PRETRAINING_FILE = "pretraining.json"  # and what stands beside it
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -35,6 +39,7 @@ class TrainConfig:
         annotations: COCO file to train on instead of composed scenes.
         images: folder of that file's pictures.
         weights: model folder to start from instead of ImageNet weights.
+        backbone: folder of ``mobius-seg pretrain`` to start the backbone from.
         pretrained: start the backbone from ImageNet weights where there are any.
         steps: steps to train; None where ``minutes`` is given.
         minutes: wall-clock minutes to train; None where ``steps`` is given.
@@ -72,6 +77,7 @@ class TrainConfig:
     annotations: Path | None = None
     images: Path | None = None
     weights: Path | None = None
+    backbone: Path | None = None
     pretrained: bool = True
     steps: int | None = None
     minutes: float | None = None
@@ -118,6 +124,8 @@ class TrainConfig:
                 raise InputError(
                     f"TrainConfig.{field} is {getattr(self, field)!r}; allowed: 0 to 1"
                 )
+        if self.backbone is not None and self.weights is not None:
+            raise InputError("give either --weights (a whole model) or --backbone, not both")
         if self.expression_ratio + self.agnostic_ratio > 1:
             raise InputError("expression_ratio + agnostic_ratio is above 1")
         if self.precision not in ("auto", "fp32", "bf16"):
@@ -128,10 +136,7 @@ class TrainConfig:
 
     def _check_numbers(self) -> None:
         """Finite numbers in their ranges."""
-        for field in _ABOVE_ZERO:
-            value = getattr(self, field)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: finite, above 0")
+        check_positive(self, _ABOVE_ZERO)
         for field in _FROM_ZERO:
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):
@@ -172,6 +177,20 @@ class TrainConfig:
         values: dict[str, Any] = dataclasses.asdict(self)
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
         return json.dumps(plain, indent=2) + "\n"
+
+
+def check_positive(config: object, fields: Sequence[str]) -> None:
+    """Numbers that must be finite and above 0 where they are given.
+
+    Raises:
+        InputError: names the field, the value and what is allowed.
+    """
+    for field in fields:
+        value = getattr(config, field)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(
+                f"{type(config).__name__}.{field} is {value!r}; allowed: finite, above 0"
+            )
 
 
 def parse_sizes(text: str) -> tuple[tuple[float, int], ...]:

@@ -1,0 +1,117 @@
+"""Naming objects from the tokens under their masks."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobius_seg.calibration import synonym_weight
+from mobius_seg.data.sample import Target
+from mobius_seg.regions import region_loss
+from mobius_seg.targets import PaddedTargets, pad_targets
+from mobius_seg.types import DenseOutput, ModelOutput, TextPrompt
+
+SIDE, WIDTH = 64, 8
+STRIDES = (8, 16)
+
+
+def scene(rows: list[int] | None) -> PaddedTargets:
+    """Two squares, in the top left and the bottom right quarter."""
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    masks[0, :32, :32] = masks[1, 32:, 32:] = True
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5]])
+    target = Target(
+        boxes_M4=boxes,
+        masks_MHW=masks,
+        columns_MK=torch.zeros(2, 0, dtype=torch.bool),
+        known_K=torch.zeros(0, dtype=torch.bool),
+        has_object=True,
+        rows_M=None if rows is None else torch.tensor(rows),
+    )
+    return pad_targets([target], TextPrompt.everything(4), (SIDE, SIDE), torch.device("cpu"))
+
+
+def dense(vectors_by_level: list[Tensor], scale: float = 10.0) -> DenseOutput:
+    vectors = torch.cat([v.reshape(1, -1, WIDTH) for v in vectors_by_level], 1)
+    strides = torch.cat(
+        [
+            torch.full((v.shape[0] * v.shape[1],), float(s))
+            for v, s in zip(vectors_by_level, STRIDES, strict=True)
+        ]
+    )
+    count = vectors.shape[1]
+    return DenseOutput(
+        torch.zeros(1, count, 0),
+        torch.zeros(1, count),
+        torch.zeros(1, count, 4),
+        torch.zeros(count, 2),
+        strides,
+        F.normalize(vectors, dim=-1),
+        torch.tensor(scale),
+    )
+
+
+def output(dense_output: DenseOutput, names: int = 4) -> ModelOutput:
+    columns = torch.eye(WIDTH)[:names]
+    features = torch.zeros(1, 2, SIDE // 4, SIDE // 4)
+    return ModelOutput([], features, torch.zeros(1, 0, WIDTH), dense_output, columns)
+
+
+def halves(first: int, second: int) -> list[Tensor]:
+    """Every token of the upper half points at one name, of the lower half at another."""
+    maps = []
+    for stride in STRIDES:
+        cells = SIDE // stride
+        level = torch.zeros(cells, cells, WIDTH)
+        level[: cells // 2, :, first] = 1
+        level[cells // 2 :, :, second] = 1
+        maps.append(level)
+    return maps
+
+
+def prompt(vectors_VD: Tensor | None = None) -> TextPrompt:
+    vectors = torch.eye(4) if vectors_VD is None else vectors_VD
+    return replace(TextPrompt.everything(4), vocabulary_VD=vectors)
+
+
+def test_the_right_name_under_the_mask_costs_little() -> None:
+    right = region_loss(output(dense(halves(2, 1))), scene([2, 1]), prompt())
+    wrong = region_loss(output(dense(halves(1, 2))), scene([2, 1]), prompt())
+    # cosine 1 and scale 10 against three columns at 0, and the other way round; two objects
+    by_hand = 2 * torch.log(1 + 3 * torch.tensor(-10.0).exp())
+    torch.testing.assert_close(right, by_hand, rtol=1e-3, atol=1e-6)
+    assert wrong > 19.9
+
+
+def test_only_tokens_under_the_mask_learn() -> None:
+    levels = [level.requires_grad_() for level in halves(0, 0)]
+    region_loss(output(dense(levels)), scene([2, 1]), prompt()).backward()
+    for level, stride in zip(levels, STRIDES, strict=True):
+        assert level.grad is not None
+        moved = level.grad.abs().sum(-1) > 0
+        half = SIDE // stride // 2
+        assert bool(moved[:half, :half].all())
+        assert bool(moved[half:, half:].all())
+        assert not moved[:half, half:].any()
+
+
+def test_nothing_named_costs_nothing() -> None:
+    levels = [level.requires_grad_() for level in halves(0, 0)]
+    loss = region_loss(output(dense(levels)), scene(None), prompt())
+    assert float(loss.detach()) == 0.0
+    loss.backward()  # the term stays part of the graph
+
+
+def test_synonyms_do_not_compete() -> None:
+    vectors = torch.eye(4)
+    vectors[1] = vectors[2]
+    apart = region_loss(output(dense(halves(1, 1))), scene([2, 2]), prompt(vectors), synonyms=False)
+    same = region_loss(output(dense(halves(1, 1))), scene([2, 2]), prompt(vectors))
+    assert same < apart - 10
+
+
+def test_synonym_weight_starts_at_four_fifths() -> None:
+    cosine = torch.tensor([-1.0, 0.2, 0.8, 0.9, 1.0])
+    expected = torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0])
+    torch.testing.assert_close(synonym_weight(cosine), expected, rtol=1e-5, atol=1e-6)
