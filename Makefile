@@ -13,9 +13,10 @@ CODE := src tests benchmarks
 OVERLAYS := demo
 PACK := assets/pack.safetensors
 RUN := runs/mobius-n
+BACKBONE ?= runs/backbone
 # Scenes of 16; sides of the pictures by share of the run. The shipped weights had 2300 steps.
 STEPS ?= 10000
-SIZES ?= 160@0,192@0.5,256@0.9
+SIZES ?= 192@0,256@0.6
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-slow lint type ci bench assets train-release clean
@@ -66,8 +67,11 @@ assets: $(FULL) ## fetch the object packages and pack their cut-outs (once; abou
 $(PACK):
 	$(MAKE) assets
 
-train-release: $(FULL) | $(PACK) ## train mobius-n for STEPS=10000 into runs/mobius-n, or go on
-	$(BIN)/mobius-seg train --preset mobius-n --out $(RUN) --steps $(STEPS) --size $(SIZES) --flat 0.75 $(if $(wildcard $(RUN)/checkpoints/latest.json),--resume)
+$(BACKBONE)/backbone.safetensors: | $(FULL) $(PACK)
+	$(BIN)/mobius-seg pretrain --preset mobius-n --out $(BACKBONE)
+
+train-release: $(FULL) $(BACKBONE)/backbone.safetensors | $(PACK) ## train mobius-n for STEPS=10000 into runs/mobius-n, or go on
+	$(BIN)/mobius-seg train --preset mobius-n --backbone $(BACKBONE) --out $(RUN) --steps $(STEPS) --size $(SIZES) --flat 0.6 $(if $(wildcard $(RUN)/checkpoints/latest.json),--resume)
 
 bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it again
 	$(BIN)/python benchmarks/run_setup.py

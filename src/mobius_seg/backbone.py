@@ -171,27 +171,6 @@ def load_imagenet(backbone: Backbone, name: str, assets: Path) -> str | None:
     return f"timm {name}"
 
 
-def load_pretrained(backbone: Backbone, file: Path) -> None:
-    """Start a backbone from what ``mobius-seg pretrain`` wrote.
-
-    Args:
-        backbone: what to fill.
-        file: its ``backbone.safetensors``.
-
-    Raises:
-        InputError: the file cannot be read, or belongs to another backbone.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        backbone.body.load_state_dict(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: no backbone could be read here: {error}") from None
-    except RuntimeError:
-        raise InputError(f"{file}: belongs to another backbone than this preset's") from None
-
-
 def _fill_in_order(body: nn.Module, file: Path) -> None:
     """Copy tensors in state-dict order, batch counters left out; every shape must agree."""
     packaged = torch.load(file, map_location="cpu", weights_only=True)

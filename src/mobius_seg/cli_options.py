@@ -219,15 +219,15 @@ def _add_pretrain(commands: _Commands) -> None:
     parser = _add(
         commands,
         "pretrain",
-        "Teach a backbone the names of single cut-outs, as a start for training.",
+        "Teach a backbone names on crowded scenes with given masks, as a start for training.",
         "Then: mobius-seg train --backbone OUT.",
     )
     parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose close-ups from")
-    _option(parser, "--minutes", float, 25.0, "train for so many minutes")
-    _option(parser, "--size", _count, 96, "side of the close-ups in pixels")
-    _option(parser, "--batch-size", _count, 64, "close-ups a step")
+    _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose scenes from")
+    _option(parser, "--minutes", float, 60.0, "train for so many minutes")
+    _option(parser, "--size", _count, 192, "side of the scenes in pixels")
+    _option(parser, "--batch-size", _count, 16, "scenes a step")
     _option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
     _option(parser, "--threads", _threads, None, "CPU threads (default: torch's choice)")
     _option(parser, "--seed", int, 0, "of everything random")

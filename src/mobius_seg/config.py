@@ -11,6 +11,22 @@ from mobius_seg.files import write_text
 
 Mixing = Literal["plain", "deformable"]
 
+# Lowest and highest value of the counts: what a file asks for is built before its weights are read.
+_RANGES = (
+    ("mixing_layers", 0, 64),
+    ("queries", 1, 10_000),
+    ("decoder_layers", 1, 64),
+    ("input_size", 32, 8192),
+    ("width", 4, 8192),
+    ("mask_width", 1, 8192),
+    ("heads", 1, 256),
+    ("mixing_ffn", 1, 65_536),
+    ("decoder_ffn", 1, 65_536),
+    ("fusion_width", 1, 65_536),
+    ("deformable_points", 1, 64),
+    ("text_dim", 1, 65_536),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -77,7 +93,7 @@ class ModelConfig:
     objectness_weight: float = 0.5
     gate_init: float = 0.1
     prior_logit: float = -4.6
-    initial_scale: float = 10.0
+    initial_scale: float = 25.0
     max_scale: float = 50.0
     expected_params: int = 0
     expected_gmac: float = 0.0
@@ -108,10 +124,8 @@ class ModelConfig:
             "cross_attention",
             "plain, deformable",
         )
-        _require(self.mixing_layers >= 0, self, "mixing_layers", "0 or more")
-        _require(self.queries >= 1, self, "queries", "1 or more")
-        _require(self.decoder_layers >= 1, self, "decoder_layers", "1 or more")
-        _require(self.input_size >= 32, self, "input_size", "32 or more")
+        for field, low, high in _RANGES:
+            _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
         _require(0.0 <= self.objectness_weight <= 1.0, self, "objectness_weight", "0 to 1")
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)

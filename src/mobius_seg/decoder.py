@@ -21,6 +21,7 @@ from mobius_seg.layers import (
     sine_position,
     split_heads,
 )
+from mobius_seg.naming import NameEvidence
 from mobius_seg.types import DenseOutput, LayerOutput
 
 
@@ -48,6 +49,7 @@ class QuerySelection(nn.Module):
     def forward(
         self,
         maps: dict[int, Tensor],
+        names: NameEvidence,
         text_BKC: Tensor,
         column_mask_BK: Tensor | None,
         object_C: Tensor,
@@ -57,6 +59,7 @@ class QuerySelection(nn.Module):
 
         Args:
             maps: stride -> [B, C, h, w].
+            names: the picture's name vectors.
             text_BKC: [B or 1, K, C] columns.
             column_mask_BK: bool, True = a real column; None = all.
             object_C: [C].
@@ -68,7 +71,8 @@ class QuerySelection(nn.Module):
         """
         tokens, centers, anchors, strides = self._tokens(maps)
         normed = self.norm(tokens)
-        logits, objects = self.classifier(normed, text_BKC, object_C)
+        seen = torch.cat([names.at(*maps[s].shape[2:]) for s in self.strides], 1)
+        logits, objects = self.classifier(normed, seen, text_BKC, object_C)
         score_BN = confidence(
             logits.detach(), objects.detach(), column_mask_BK, self.config.objectness_weight
         )
@@ -84,17 +88,9 @@ class QuerySelection(nn.Module):
         )
         dense = None
         if self.training:
-            dense_logits, dense_objects = self.dense_classifier(normed, text_BKC, object_C)
+            dense_logits, dense_objects = self.dense_classifier(normed, seen, text_BKC, object_C)
             dense_boxes = (self.dense_box(normed) + inverse_sigmoid(anchors)).sigmoid()
-            dense = DenseOutput(
-                dense_logits,
-                dense_objects,
-                dense_boxes,
-                centers,
-                strides,
-                self.dense_classifier.vectors(normed),
-                self.dense_classifier.scale(),
-            )
+            dense = DenseOutput(dense_logits, dense_objects, dense_boxes, centers, strides)
         return self.query(picked), out, dense
 
     def _tokens(self, maps: dict[int, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -286,6 +282,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         maps: dict[int, Tensor],
+        names: NameEvidence,
         text_BKC: Tensor,
         column_mask_BK: Tensor | None,
         object_C: Tensor,
@@ -297,6 +294,7 @@ class Decoder(nn.Module):
 
         Args:
             maps: stride -> [B, C, h, w] after scatter.
+            names: the picture's name vectors.
             text_BKC: [B or 1, K, C] columns.
             column_mask_BK: bool, True = a real column; None = all.
             object_C: [C].
@@ -309,7 +307,7 @@ class Decoder(nn.Module):
         """
         depth = len(self.layers) if layers is None else layers
         first = self.config.queries if not keep else min(keep[0], self.config.queries)
-        query, out, dense = self.selection(maps, text_BKC, column_mask_BK, object_C, first)
+        query, out, dense = self.selection(maps, names, text_BKC, column_mask_BK, object_C, first)
         out = LayerOutput(
             out.logits_BQK,
             out.object_logits_BQ,
@@ -326,7 +324,7 @@ class Decoder(nn.Module):
                 )
             position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
             query = layer(query, boxes, position, memory)
-            out = self.heads(query, boxes, text_BKC, object_C)
+            out = self.heads(query, boxes, names, text_BKC, object_C)
             outputs.append(out)
             boxes = out.boxes_BQ4.detach()
         return outputs, dense

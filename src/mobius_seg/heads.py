@@ -6,7 +6,11 @@ from torch.nn import functional as F
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.layers import MLP, inverse_sigmoid
+from mobius_seg.naming import NameEvidence
 from mobius_seg.types import LayerOutput
+
+_NAME_GAIN = 2.0
+_OBJECT_SCALE = 10.0
 
 
 class CosineClassifier(nn.Module):
@@ -26,31 +30,39 @@ class CosineClassifier(nn.Module):
         self.max_scale = config.max_scale
         self.embed = nn.Linear(config.width, config.width)
         self.object_embed = nn.Linear(config.width, config.width)
+        self.name_gain = nn.Parameter(torch.tensor(_NAME_GAIN))
         self.log_scale = nn.Parameter(torch.tensor(config.initial_scale).log())
-        self.object_log_scale = nn.Parameter(torch.tensor(config.initial_scale).log())
+        self.object_log_scale = nn.Parameter(torch.tensor(_OBJECT_SCALE).log())
         self.bias = nn.Parameter(torch.tensor(config.prior_logit))
         self.object_bias = nn.Parameter(torch.tensor(config.prior_logit))
 
-    def forward(self, x_BNC: Tensor, text_BKC: Tensor, object_C: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BNC: Tensor, names_BNC: Tensor, text_BKC: Tensor, object_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Score tokens or queries.
 
         Args:
             x_BNC: [B, N, C] normalised (LayerNorm) tokens.
+            names_BNC: [B, N, C] what the name map shows there.
             text_BKC: [B or 1, K, C] L2-normalised columns.
             object_C: [C] the learned object vector.
 
         Returns:
             Name logits [B, N, K] and object logits [B, N].
         """
-        cosine_BNK = torch.matmul(self.vectors(x_BNC), text_BKC.transpose(1, 2))
+        cosine_BNK = torch.matmul(self.vectors(x_BNC, names_BNC), text_BKC.transpose(1, 2))
         object_BNC = F.normalize(self.object_embed(x_BNC), dim=-1)
         object_BN = torch.matmul(object_BNC, F.normalize(object_C, dim=-1))
         object_scale = self._clamped(self.object_log_scale)
         return self.scale() * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
 
-    def vectors(self, x_BNC: Tensor) -> Tensor:
-        """What is compared with the columns: [B, N, C] -> L2-normalised [B, N, C]."""
-        return F.normalize(self.embed(x_BNC), dim=-1)
+    def vectors(self, x_BNC: Tensor, names_BNC: Tensor) -> Tensor:
+        """What is compared with the columns, L2-normalised [B, N, C].
+
+        The direction of the token's embedding and, with a learned gain, that of the name map.
+        """
+        own = F.normalize(self.embed(x_BNC), dim=-1)
+        return F.normalize(own + self.name_gain * F.normalize(names_BNC, dim=-1), dim=-1)
 
     def scale(self) -> Tensor:
         """The factor of the cosine, clamped."""
@@ -84,6 +96,7 @@ class QueryHeads(nn.Module):
         self,
         query_BQC: Tensor,
         reference_BQ4: Tensor,
+        names: NameEvidence,
         text_BKC: Tensor,
         object_C: Tensor,
     ) -> LayerOutput:
@@ -93,10 +106,13 @@ class QueryHeads(nn.Module):
             query_BQC: [B, Q, C].
             reference_BQ4: boxes of the stage before, cxcywh in 0..1; the head predicts a step in
                 logit space (iterative refinement, Zhu et al. 2021).
+            names: the picture's name vectors.
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
         """
         normed = self.norm(query_BQC)
-        logits, objects = self.classifier(normed, text_BKC, object_C)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
-        return LayerOutput(logits, objects, boxes, self.mask(normed))
+        masks = self.mask(normed)
+        seen = names.under(masks, boxes)
+        logits, objects = self.classifier(normed, seen, text_BKC, object_C)
+        return LayerOutput(logits, objects, boxes, masks)

@@ -65,7 +65,7 @@ class LossConfig:
     box: float = 5.0
     giou: float = 2.0
     contrast: float = 3.0
-    regions: float = 1.0
+    regions: float = 3.0
     dense: float = 1.0
     dense_tokens: int = 6
     class_loss: ClassLoss = "mal"
@@ -143,10 +143,9 @@ class Criterion(nn.Module):
         if output.dense is not None and self.config.dense > 0:
             parts["dense"] = self._dense(output.dense, padded, columns, normaliser)
             total = total + self.config.dense * parts["dense"]
-        if output.vocabulary_VC is not None and self.config.regions > 0:
-            parts["regions"] = (
-                region_loss(output, padded, prompt, self.config.synonyms) / normaliser
-            )
+        if output.regions is not None and self.config.regions > 0:
+            named = region_loss(output.regions, padded, prompt, self.config.synonyms)
+            parts["regions"] = named / normaliser
             total = total + self.config.regions * parts["regions"]
         parts["loss"] = total
         return parts

@@ -53,6 +53,10 @@ def load(
     Raises:
         InputError: the model is unknown, its files cannot be used, or the device is not there.
     """
+    if not isinstance(name, str | Path):
+        raise InputError(
+            f"load() needs a model's name or folder, got {type(name).__name__}: {name!r}"
+        )
     network = load_model(name, random_weights=random_weights, seed=seed)
     return Predictor(network, text_encoder=text_encoder, device=device)
 

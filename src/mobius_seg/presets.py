@@ -25,7 +25,7 @@ def mobius_test() -> ModelConfig:
         queries=12,
         decoder_layers=2,
         decoder_ffn=64,
-        expected_params=166_056,
+        expected_params=169_675,
         expected_gmac=0.0121,
         image_mean=_HALF,
         image_std=_HALF,
@@ -40,8 +40,8 @@ def mobius_p() -> ModelConfig:
         input_size=512,
         queries=80,
         decoder_layers=3,
-        expected_params=3_072_108,
-        expected_gmac=2.03,
+        expected_params=3_207_407,
+        expected_gmac=2.12,
     )
 
 
@@ -51,8 +51,8 @@ def mobius_n() -> ModelConfig:
         name="mobius-n",
         backbone="tf_efficientnet_lite0",
         input_size=448,
-        expected_params=4_918_236,
-        expected_gmac=2.37,
+        expected_params=4_973_663,
+        expected_gmac=2.45,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -71,8 +71,8 @@ def mobius_s() -> ModelConfig:
         queries=150,
         decoder_layers=6,
         decoder_ffn=768,
-        expected_params=10_123_772,
-        expected_gmac=5.74,
+        expected_params=10_214_591,
+        expected_gmac=6.02,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -105,8 +105,8 @@ def mobius_m() -> ModelConfig:
     return _accelerator(
         "mobius-m",
         "resnet50",
-        expected_params=46_259_069,
-        expected_gmac=92.5,
+        expected_params=47_045_760,
+        expected_gmac=96.9,
     )
 
 
@@ -116,8 +116,8 @@ def mobius_l() -> ModelConfig:
         "mobius-l",
         "swin_large_patch4_window12_384",
         backbone_args=(("strict_img_size", False), ("drop_path_rate", 0.0)),
-        expected_params=216_521_073,
-        expected_gmac=557.0,
+        expected_params=217_111_156,
+        expected_gmac=561.0,
     )
 
 
@@ -131,8 +131,8 @@ def mobius_h() -> ModelConfig:
         input_size=1536,
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
-        expected_params=322_680_317,
-        expected_gmac=7110.0,
+        expected_params=322_811_648,
+        expected_gmac=7120.0,
     )
 
 

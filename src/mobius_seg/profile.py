@@ -29,6 +29,7 @@ MASK_PRODUCT = "mask product"
 # Module name -> part; of several names that fit, the longest counts.
 _PARTS = {
     "backbone": "backbone",
+    "name_map": "name_map",
     "text_projection": "text",
     "object_token": "text",
     "object_column": "text",

@@ -75,8 +75,6 @@ class DenseOutput:
         boxes_BN4: [B, N, 4] cxcywh in 0..1.
         centers_N2: [N, 2] token centres, x and y in 0..1.
         strides_N: [N] stride of each token in pixels.
-        vectors_BNC: what the head compares with the columns, L2-normalised.
-        scale: the factor of the cosine.
     """
 
     logits_BNK: Tensor
@@ -84,7 +82,20 @@ class DenseOutput:
     boxes_BN4: Tensor
     centers_N2: Tensor
     strides_N: Tensor
-    vectors_BNC: Tensor
+
+
+@dataclass(frozen=True)
+class RegionOutput:
+    """What the region loss compares (training only).
+
+    Attributes:
+        names_BChw: name vectors of the picture at stride 16, not normalised.
+        vocabulary_VC: the prompt's vocabulary as columns, L2-normalised, without fusion.
+        scale: the factor of the cosine.
+    """
+
+    names_BChw: Tensor
+    vocabulary_VC: Tensor
     scale: Tensor
 
 
@@ -97,14 +108,14 @@ class ModelOutput:
         mask_features_BMhw: [B, M, H/4, W/4].
         text_BKC: the columns of the prompt as the class head saw them, L2-normalised.
         dense: the auxiliary head's predictions in training, None otherwise.
-        vocabulary_VC: the prompt's vocabulary as columns, L2-normalised, without fusion.
+        regions: name vectors of the picture and of the vocabulary, where the prompt has one.
     """
 
     layers: list[LayerOutput]
     mask_features_BMhw: Tensor
     text_BKC: Tensor
     dense: DenseOutput | None = field(default=None)
-    vocabulary_VC: Tensor | None = field(default=None)
+    regions: RegionOutput | None = field(default=None)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""

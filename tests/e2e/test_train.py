@@ -145,6 +145,18 @@ def test_resume_without_checkpoint(pack: Path, tmp_path: Path) -> None:
         train(settings(pack, tmp_path / "run", resume=True))
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"preset": "mobius-p"}, "preset"), ({"seed": 5}, "seed"), ({"batch_size": 4}, "batch_size")],
+)
+def test_another_run_is_not_resumed(
+    pack: Path, tmp_path: Path, changes: dict[str, Any], field: str
+) -> None:
+    train(settings(pack, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match=f"was begun with {field}"):
+        train(settings(pack, tmp_path / "run", steps=2, resume=True, **changes))
+
+
 def test_torn_checkpoint_is_named(pack: Path, tmp_path: Path) -> None:
     train(settings(pack, tmp_path / "run", steps=1))
     folder = next((tmp_path / "run" / "checkpoints").glob("step-*"))

@@ -193,3 +193,11 @@ def test_a_data_set_is_reproducible_and_whole_or_absent(
     with pytest.raises(RuntimeError):
         write_dataset(pack_path, "calib", 4, 64, 1, tmp_path / "c")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_link_is_followed(pack_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    write_dataset(pack_path, "calib", 2, 64, 1, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "annotations.json").is_file()

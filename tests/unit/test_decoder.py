@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mobius_seg.calibration import confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.decoder import BoxBias, Decoder, Memory, QuerySelection
+from mobius_seg.naming import NameEvidence
 from mobius_seg.presets import get_preset
 
 CONFIG = get_preset("mobius-test")
@@ -25,6 +26,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def levels(batch: int = 2, height: int = 64, width: int = 96) -> dict[int, Tensor]:
     sides = {s: (-(-height // s), -(-width // s)) for s in (8, 16, 32, 64)}
     return {s: normal(batch, C, *size, seed=s) for s, size in sides.items()}
+
+
+def names(batch: int = 2, height: int = 64, width: int = 96) -> NameEvidence:
+    low, high = (height // 4, width // 4), (height // 16, width // 16)
+    features = normal(batch, CONFIG.mask_width, *low, seed=6)
+    return NameEvidence.of(normal(batch, C, *high, seed=5), features)
 
 
 TEXT = F.normalize(normal(1, 3, C, seed=1), dim=-1)
@@ -41,10 +48,10 @@ def built(kind: type[nn.Module], **changes: Any) -> Any:
 @torch.no_grad()
 def test_the_most_confident_tokens_become_queries() -> None:
     selection = built(QuerySelection)
-    query, out, dense = selection(levels(), TEXT, None, THING, 7)
+    query, out, dense = selection(levels(), names(), TEXT, None, THING, 7)
     assert query.shape == (2, 7, C)
     assert dense is None
-    every = selection(levels(), TEXT, None, THING, 10_000)[1]
+    every = selection(levels(), names(), TEXT, None, THING, 10_000)[1]
     assert every.boxes_BQ4.shape[1] == 8 * 12 + 4 * 6  # no more queries than tokens
     all_scores = confidence(every.logits_BQK, every.object_logits_BQ, None, 0.5)
     scores = confidence(out.logits_BQK, out.object_logits_BQ, None, 0.5)
@@ -55,8 +62,8 @@ def test_the_most_confident_tokens_become_queries() -> None:
 def test_masked_columns_select_nothing() -> None:
     selection = built(QuerySelection, objectness_weight=0.0)
     mask = torch.tensor([[True, False, False]])
-    masked = selection(levels(), TEXT, mask, THING, 7)[1]
-    alone = selection(levels(), TEXT[:, :1], None, THING, 7)[1]
+    masked = selection(levels(), names(), TEXT, mask, THING, 7)[1]
+    alone = selection(levels(), names(), TEXT[:, :1], None, THING, 7)[1]
     torch.testing.assert_close(masked.boxes_BQ4, alone.boxes_BQ4)
 
 
@@ -66,7 +73,7 @@ def test_boxes_of_the_selection_start_on_their_tokens() -> None:
     selection = built(QuerySelection, token_strides=(16, 8))
     nn.init.zeros_(selection.box[-1].weight)
     nn.init.zeros_(selection.box[-1].bias)
-    boxes = selection(levels(), TEXT, None, THING, 10_000)[1].boxes_BQ4[0]
+    boxes = selection(levels(), names(), TEXT, None, THING, 10_000)[1].boxes_BQ4[0]
     sizes = {(round(float(w), 4), round(float(h), 4)) for w, h in boxes[:, 2:]}
     assert sizes == {(round(3 / 12, 4), round(3 / 8, 4)), (round(3 / 6, 4), round(3 / 4, 4))}
     fine = boxes[boxes[:, 2] < 0.3]
@@ -78,7 +85,7 @@ def test_boxes_of_the_selection_start_on_their_tokens() -> None:
 
 def test_dense_predictions_in_training_only() -> None:
     selection = built(QuerySelection).train()
-    dense = selection(levels(), TEXT, None, THING, 7)[2]
+    dense = selection(levels(), names(), TEXT, None, THING, 7)[2]
     assert dense is not None
     assert dense.logits_BNK.shape == (2, 120, 3)
     assert dense.boxes_BN4.shape == (2, 120, 4)
@@ -89,7 +96,9 @@ def test_dense_predictions_in_training_only() -> None:
 def test_selection_teaches_the_tokens_but_not_by_its_choice() -> None:
     """Gradients flow through what was picked; the ranking itself has none."""
     maps = {s: m.requires_grad_() for s, m in levels(1).items()}
-    built(QuerySelection)(maps, TEXT, None, THING, 5)[1].boxes_BQ4.sum().backward()
+    built(QuerySelection)(maps, names(len(maps[8])), TEXT, None, THING, 5)[
+        1
+    ].boxes_BQ4.sum().backward()
     touched = sum(int((m.grad.abs().sum(1) > 0).sum()) for m in maps.values() if m.grad is not None)
     assert touched == 5
 
@@ -101,7 +110,7 @@ def test_memory_is_projected_once(kind: str) -> None:
     calls: list[str] = []
     decoder.memory.register_forward_hook(lambda *_: calls.append("memory"))
     decoder.memory.value.register_forward_hook(lambda *_: calls.append("value"))
-    stages, _ = decoder(levels(), TEXT, None, THING)
+    stages, _ = decoder(levels(), names(), TEXT, None, THING)
     assert calls == ["value", "memory"]
     assert len(stages) == 4
 
@@ -143,8 +152,8 @@ def test_queries_read_the_memory_near_their_box(kind: str) -> None:
     """A change of the memory changes the layers' answers, not the selection's."""
     decoder = built(Decoder, cross_attention=kind, memory_strides=(32,), token_strides=(8, 16))
     maps = levels()
-    before, _ = decoder(maps, TEXT, None, THING)
-    after, _ = decoder({**maps, 32: maps[32] + normal(*maps[32].shape)}, TEXT, None, THING)
+    before, _ = decoder(maps, names(len(maps[8])), TEXT, None, THING)
+    after, _ = decoder({**maps, 32: maps[32] + normal(*maps[32].shape)}, names(), TEXT, None, THING)
     assert torch.equal(before[0].boxes_BQ4, after[0].boxes_BQ4)
     assert not torch.allclose(before[1].mask_embed_BQM, after[1].mask_embed_BQM)
 
@@ -153,7 +162,7 @@ def test_boxes_are_refined_step_by_step_without_a_gradient_between_layers() -> N
     decoder = built(Decoder)
     with torch.no_grad():
         decoder.heads.box[-1].bias.fill_(0.1)
-    stages, _ = decoder(levels(), TEXT, None, THING)
+    stages, _ = decoder(levels(), names(), TEXT, None, THING)
     for before, after in pairwise(stages):
         step = torch.logit(after.boxes_BQ4) - torch.logit(before.boxes_BQ4)
         torch.testing.assert_close(step, torch.full_like(step, 0.1), rtol=1e-3, atol=1e-3)
@@ -166,8 +175,8 @@ def test_boxes_are_refined_step_by_step_without_a_gradient_between_layers() -> N
 @torch.no_grad()
 def test_dropping_keeps_the_most_confident_in_their_order() -> None:
     decoder = built(Decoder)
-    full, _ = decoder(levels(), TEXT, None, THING, layers=1)
-    cut, _ = decoder(levels(), TEXT, None, THING, keep=[12, 4], layers=2)
+    full, _ = decoder(levels(), names(), TEXT, None, THING, layers=1)
+    cut, _ = decoder(levels(), names(), TEXT, None, THING, keep=[12, 4], layers=2)
     last = full[-1]
     score = confidence(last.logits_BQK, last.object_logits_BQ, None, 0.5)
     kept = score.topk(4, dim=1).indices.sort(1).values
@@ -178,6 +187,6 @@ def test_dropping_keeps_the_most_confident_in_their_order() -> None:
 
 @torch.no_grad()
 def test_no_layer_at_all_is_the_selection() -> None:
-    stages, _ = built(Decoder)(levels(), TEXT, None, THING, layers=0)
+    stages, _ = built(Decoder)(levels(), names(), TEXT, None, THING, layers=0)
     assert len(stages) == 1
     assert stages[0].mask_embed_BQM.shape == (2, 12, CONFIG.mask_width)

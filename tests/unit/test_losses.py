@@ -401,8 +401,6 @@ def dense_of(boxes_N4: Tensor, columns: int = 1, stride: int = 8) -> DenseOutput
         boxes[None],
         centers,
         torch.full((len(centers),), float(stride)),
-        torch.zeros(1, len(centers), 8),
-        torch.tensor(10.0),
     )
 
 
@@ -445,8 +443,6 @@ def test_dense_padding_and_empty_images_own_nothing() -> None:
         dense.boxes_BN4.expand(2, -1, -1),
         dense.centers_N2,
         dense.strides_N,
-        dense.vectors_BNC.expand(2, -1, -1),
-        dense.scale,
     )
     padded = pad_targets([target(BOXES), target(torch.zeros(0, 4))], prompt(0), (SIDE, SIDE), CPU)
     tokens = Criterion().dense_assign(both, padded)

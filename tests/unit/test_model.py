@@ -179,17 +179,19 @@ def test_text_is_fitted_to_many_names_and_left_alone_for_few() -> None:
     torch.testing.assert_close(network.get_buffer("text_mean"), names.mean(0))
     centred = F.normalize(names - names.mean(0), dim=-1)
     projected = F.normalize(network.text_projection(centred), dim=-1)
-    # 20 directions fit into 32 channels, so no angle between two names is lost
-    torch.testing.assert_close(projected @ projected.T, centred @ centred.T, rtol=1e-3, atol=1e-3)
+    spread = network.text_projection(centred).square().mean(0).sort(descending=True).values
+    own = torch.linalg.svdvals(centred)[:20]  # 20 directions fit into 32 channels
+    torch.testing.assert_close(spread[:20] / spread[0], own / own[0], rtol=0.05, atol=0.0)
     assert float((names @ names.T).mean()) > 0.5
-    assert abs(float((projected @ projected.T).mean())) < 0.05
+    assert abs(float((projected @ projected.T).detach().mean())) < 0.05
 
 
 def test_vocabulary_is_projected_without_fusion() -> None:
     network = Mobius(get_preset("mobius-test")).eval()
     prompt = replace(TextPrompt(vectors(1, 2)), vocabulary_VD=vectors(1, 5)[0])
-    one, other = network(IMAGES, prompt), network(1 - IMAGES, prompt)
-    assert one.vocabulary_VC is not None
+    one, other = network(IMAGES, prompt).regions, network(1 - IMAGES, prompt).regions
     assert one.vocabulary_VC.shape == (5, network.config.width)
     assert torch.equal(one.vocabulary_VC, other.vocabulary_VC)
-    assert network(IMAGES, TextPrompt(vectors(1, 2))).vocabulary_VC is None
+    assert one.names_BChw.shape == (2, network.config.width, 4, 6)
+    assert not torch.allclose(one.names_BChw, other.names_BChw)
+    assert network(IMAGES, TextPrompt(vectors(1, 2))).regions is None

@@ -33,9 +33,15 @@ def test_groups_hold_each_trainable_parameter_once() -> None:
     assert sorted(held) == sorted(wanted)
     assert len(wanted) == len(list(network.parameters())) - frozen
     assert frozen > 0
+    projection = network.text_projection.weight
     for group in groups:
-        assert (group["weight_decay"] > 0) == all(p.ndim > 1 for p in group["params"])
-    assert {group["lr"] for group in groups} == {CONFIG.lr, CONFIG.backbone_lr}
+        decays = all(p.ndim > 1 and p is not projection for p in group["params"])
+        assert (group["weight_decay"] > 0) == decays
+    slow, fast = 0.1 * CONFIG.lr, 5 * CONFIG.lr
+    assert {group["lr"] for group in groups} == {CONFIG.lr, CONFIG.backbone_lr, slow, fast}
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates[id(projection)] == slow
+    assert rates[id(network.decoder.heads.classifier.log_scale)] == fast
 
 
 def test_average_follows_its_formula() -> None:

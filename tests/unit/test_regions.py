@@ -1,19 +1,18 @@
-"""Naming objects from the tokens under their masks."""
+"""Naming objects from the name map under their masks."""
 
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mobius_seg.calibration import synonym_weight
 from mobius_seg.data.sample import Target
 from mobius_seg.regions import region_loss
 from mobius_seg.targets import PaddedTargets, pad_targets
-from mobius_seg.types import DenseOutput, ModelOutput, TextPrompt
+from mobius_seg.types import RegionOutput, TextPrompt
 
 SIDE, WIDTH = 64, 8
-STRIDES = (8, 16)
+CELLS = SIDE // 16
 
 
 def scene(rows: list[int] | None) -> PaddedTargets:
@@ -32,42 +31,16 @@ def scene(rows: list[int] | None) -> PaddedTargets:
     return pad_targets([target], TextPrompt.everything(4), (SIDE, SIDE), torch.device("cpu"))
 
 
-def dense(vectors_by_level: list[Tensor], scale: float = 10.0) -> DenseOutput:
-    vectors = torch.cat([v.reshape(1, -1, WIDTH) for v in vectors_by_level], 1)
-    strides = torch.cat(
-        [
-            torch.full((v.shape[0] * v.shape[1],), float(s))
-            for v, s in zip(vectors_by_level, STRIDES, strict=True)
-        ]
-    )
-    count = vectors.shape[1]
-    return DenseOutput(
-        torch.zeros(1, count, 0),
-        torch.zeros(1, count),
-        torch.zeros(1, count, 4),
-        torch.zeros(count, 2),
-        strides,
-        F.normalize(vectors, dim=-1),
-        torch.tensor(scale),
-    )
+def regions(names_Chw: Tensor, scale: float = 10.0) -> RegionOutput:
+    return RegionOutput(names_Chw[None], torch.eye(WIDTH)[:4], torch.tensor(scale))
 
 
-def output(dense_output: DenseOutput, names: int = 4) -> ModelOutput:
-    columns = torch.eye(WIDTH)[:names]
-    features = torch.zeros(1, 2, SIDE // 4, SIDE // 4)
-    return ModelOutput([], features, torch.zeros(1, 0, WIDTH), dense_output, columns)
-
-
-def halves(first: int, second: int) -> list[Tensor]:
-    """Every token of the upper half points at one name, of the lower half at another."""
-    maps = []
-    for stride in STRIDES:
-        cells = SIDE // stride
-        level = torch.zeros(cells, cells, WIDTH)
-        level[: cells // 2, :, first] = 1
-        level[cells // 2 :, :, second] = 1
-        maps.append(level)
-    return maps
+def halves(first: int, second: int) -> Tensor:
+    """Every cell of the upper half points at one name, of the lower half at another."""
+    names = torch.zeros(WIDTH, CELLS, CELLS)
+    names[first, : CELLS // 2] = 1
+    names[second, CELLS // 2 :] = 1
+    return names
 
 
 def prompt(vectors_VD: Tensor | None = None) -> TextPrompt:
@@ -76,29 +49,27 @@ def prompt(vectors_VD: Tensor | None = None) -> TextPrompt:
 
 
 def test_the_right_name_under_the_mask_costs_little() -> None:
-    right = region_loss(output(dense(halves(2, 1))), scene([2, 1]), prompt())
-    wrong = region_loss(output(dense(halves(1, 2))), scene([2, 1]), prompt())
+    right = region_loss(regions(halves(2, 1)), scene([2, 1]), prompt())
+    wrong = region_loss(regions(halves(1, 2)), scene([2, 1]), prompt())
     # cosine 1 and scale 10 against three columns at 0, and the other way round; two objects
     by_hand = 2 * torch.log(1 + 3 * torch.tensor(-10.0).exp())
     torch.testing.assert_close(right, by_hand, rtol=1e-3, atol=1e-6)
     assert wrong > 19.9
 
 
-def test_only_tokens_under_the_mask_learn() -> None:
-    levels = [level.requires_grad_() for level in halves(0, 0)]
-    region_loss(output(dense(levels)), scene([2, 1]), prompt()).backward()
-    for level, stride in zip(levels, STRIDES, strict=True):
-        assert level.grad is not None
-        moved = level.grad.abs().sum(-1) > 0
-        half = SIDE // stride // 2
-        assert bool(moved[:half, :half].all())
-        assert bool(moved[half:, half:].all())
-        assert not moved[:half, half:].any()
+def test_only_cells_under_the_mask_learn() -> None:
+    names = halves(0, 0).requires_grad_()
+    region_loss(regions(names), scene([2, 1]), prompt()).backward()
+    assert names.grad is not None
+    moved = names.grad.abs().sum(0) > 0
+    assert bool(moved[:2, :2].all())
+    assert bool(moved[2:, 2:].all())
+    assert not moved[:2, 2:].any()
 
 
 def test_nothing_named_costs_nothing() -> None:
-    levels = [level.requires_grad_() for level in halves(0, 0)]
-    loss = region_loss(output(dense(levels)), scene(None), prompt())
+    names = halves(0, 0).requires_grad_()
+    loss = region_loss(regions(names), scene(None), prompt())
     assert float(loss.detach()) == 0.0
     loss.backward()  # the term stays part of the graph
 
@@ -106,8 +77,8 @@ def test_nothing_named_costs_nothing() -> None:
 def test_synonyms_do_not_compete() -> None:
     vectors = torch.eye(4)
     vectors[1] = vectors[2]
-    apart = region_loss(output(dense(halves(1, 1))), scene([2, 2]), prompt(vectors), synonyms=False)
-    same = region_loss(output(dense(halves(1, 1))), scene([2, 2]), prompt(vectors))
+    apart = region_loss(regions(halves(1, 1)), scene([2, 2]), prompt(vectors), synonyms=False)
+    same = region_loss(regions(halves(1, 1)), scene([2, 2]), prompt(vectors))
     assert same < apart - 10
 
 

@@ -52,7 +52,7 @@ def write_dataset(
     Raises:
         InputError: bad pack, unknown split, bad number, or ``out`` exists and is not empty.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # a link is followed: what is renamed at the end is the folder itself
     if count < 1:
         raise InputError(f"count {count}: must be at least 1")
     if seed < 0:

@@ -103,7 +103,7 @@ class SceneComposer:
         split: "train", "calib", "val-base" or "val-novel".
         size: height and width of the scenes in pixels.
         side_range: longest side of an object over the image's side, drawn log-uniformly.
-        max_objects: most objects of a scene, at least 1.
+        objects: fewest and most objects of a scene, at least 1 and at most 12.
 
     Raises:
         InputError: unknown split, size out of range, or the split has no cut-out.
@@ -116,7 +116,7 @@ class SceneComposer:
         size: int = 256,
         *,
         side_range: tuple[float, float] = SIDE_RANGE,
-        max_objects: int = MAX_OBJECTS,
+        objects: tuple[int, int] = (1, MAX_OBJECTS),
     ) -> None:
         """See the class."""
         if not 32 <= size <= 2048:
@@ -125,7 +125,7 @@ class SceneComposer:
         self.pack = pack
         self.split = split
         self.size = size
-        self.side_range, self.max_objects = side_range, min(max_objects, MAX_OBJECTS)
+        self.side_range, self.objects = side_range, objects
         self._backdrops = Backdrops(pack, pack.backgrounds_for(split))
         self._patches = PatchSource(pack)
         self._choices = _by_name_and_object(pack, pack.cutouts_for(split))
@@ -142,7 +142,7 @@ class SceneComposer:
             expressions: also describe objects in words.
 
         Returns:
-            A scene of 1 to ``max_objects`` objects.
+            A scene; an object that finds no place is left out.
         """
         canvas = _Canvas.start(self._backdrops.draw(rng, self.size, self.size))
         light = Light.draw(rng)
@@ -159,7 +159,7 @@ class SceneComposer:
 
     def _plan(self, rng: np.random.Generator) -> list[tuple[int, float]]:
         """(name, longest side in pixels) of every object, in drawing order."""
-        count = int(rng.integers(1, self.max_objects + 1))
+        count = int(rng.integers(self.objects[0], self.objects[1] + 1))
         names = [
             int(n) for n in rng.choice(self.name_ids, count, replace=len(self.name_ids) < count)
         ]

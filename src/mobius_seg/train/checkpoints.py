@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.train.settings import TrainConfig
 
 State = dict[str, Any]
 
@@ -63,6 +64,32 @@ def save_checkpoint(
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def check_same_run(file: Path, config: TrainConfig) -> None:
+    """Refuse to go on with a run under settings that make it another run.
+
+    Length, intervals, rates and loader settings may change on the way; what decides which network
+    sees which pictures may not.
+
+    Args:
+        file: ``run.json`` of the run.
+        config: the settings asked for.
+
+    Raises:
+        InputError: names the first setting that differs.
+    """
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing to compare with; the checkpoint itself is checked when it is read
+    asked = json.loads(config.to_json())
+    for field in ("preset", "seed", "batch_size", "annotations"):
+        if field in stored and stored[field] != asked[field]:
+            raise InputError(
+                f"{file.parent}: was begun with {field} {stored[field]!r}, not {asked[field]!r};"
+                " give the same, or choose another --out"
+            )
 
 
 def load_checkpoint(

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mobius_seg.backbone import load_imagenet, load_pretrained
+from mobius_seg.backbone import load_imagenet
 from mobius_seg.checkpoint import TRAINING_FILE, load_model, save_model
 from mobius_seg.data.sample import Batch
 from mobius_seg.errors import InputError
@@ -29,9 +29,10 @@ from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import StepBatches, Steps, step_plan
-from mobius_seg.train.checkpoints import State, load_checkpoint, save_checkpoint
+from mobius_seg.train.checkpoints import State, check_same_run, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
 from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
+from mobius_seg.train.pretrain import load_pretrained
 from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE, TrainConfig
 from mobius_seg.version import __version__
@@ -55,6 +56,8 @@ def train(config: TrainConfig) -> Path:
     """
     if not config.resume and (config.out / "checkpoints" / "latest.json").exists():
         raise InputError(f"{config.out}: holds a run already; add --resume or choose another --out")
+    if config.resume:
+        check_same_run(config.out / "run.json", config)
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config)
@@ -178,7 +181,7 @@ class Run:
         network.fit_text(self.names_VD)
         source = None
         if self.config.backbone is not None:
-            load_pretrained(network.backbone, self.config.backbone / BACKBONE_FILE)
+            load_pretrained(network, self.config.backbone / BACKBONE_FILE)
             self.pretraining = read_record(self.config.backbone, PRETRAINING_FILE)
             return network, str((self.pretraining or {}).get("start", "pretrained"))
         if self.config.pretrained:

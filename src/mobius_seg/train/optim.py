@@ -11,13 +11,15 @@ from mobius_seg.model import Mobius
 from mobius_seg.train.settings import TrainConfig
 
 _TEXT_RATE = 0.1
+_SCALE_RATE = 5.0
 
 
 def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is trainable: the backbone slower, vectors and scalars without decay.
 
     The text projection carries what the encoder knows about names never seen: it moves at a tenth
-    of the rate, and does not decay.
+    of the rate, and does not decay. The logits' scales are single numbers that must change by
+    factors: at the rate of the others, a factor of four took 2,000 steps and held the names back.
 
     Args:
         network: the model, frozen parts already marked.
@@ -32,6 +34,8 @@ def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
             lr = config.backbone_lr
         elif name.startswith("text_projection"):
             lr, decay = config.lr * _TEXT_RATE, 0.0
+        elif name.endswith("log_scale"):
+            lr = config.lr * _SCALE_RATE
         groups.setdefault((lr, decay), []).append(parameter)
     return torch.optim.AdamW(
         [

@@ -1,14 +1,17 @@
-"""Teach a backbone the names before the masks: single cut-outs, one softmax over all names.
+"""Teach a backbone the names before the masks: given masks, one softmax over all names.
 
-A scene shows six names in 65,000 pixels, most of them small; a picture of 96 pixels that one object
-fills costs a tenth of that and asks for nothing but its name. What is learned is the backbone's
-body; the probe that reads names off it is thrown away (docs/experiments.md has the figures).
+Full training looks at some fifty objects a second on two cores, and most of its work goes into
+masks. Here only the backbone and the name map run, and each object is named among all names under
+its true mask: more objects a second, and no other loss in the gradient. What a backbone from
+ImageNet cannot do is to keep neighbours apart, so pictures begin with a single object and fill up
+(docs/experiments.md has the figures).
 """
 
 import dataclasses
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,25 +19,51 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from mobius_seg.backbone import Backbone, load_imagenet
-from mobius_seg.calibration import name_contrast, synonym_weight
+from mobius_seg.backbone import load_imagenet
 from mobius_seg.data.compose import scene_rng
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.scenes import SceneComposer
 from mobius_seg.errors import InputError
 from mobius_seg.files import atomic_path, write_text
+from mobius_seg.model import Mobius
+from mobius_seg.naming import NAME_STRIDE
 from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import Steps
 from mobius_seg.train.record import pretrained_sources
 from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE, check_positive
 
-CLOSE_UP = (0.25, 0.95)
-"""Longest side of the object over the picture's side."""
+_PARTS = ("backbone.", "name_map.", "text_projection.", "text_mean")
+_LOG_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is shown from a share of the run on.
+
+    Attributes:
+        start: share of the run, 0..1.
+        size: side of the pictures over the configured one.
+        sides: longest side of an object over the picture's side.
+        objects: fewest and most objects in a picture.
+    """
+
+    start: float
+    size: float
+    sides: tuple[float, float]
+    objects: tuple[int, int]
+
+
+STAGES = (
+    Stage(0.0, 0.5, (0.25, 0.95), (1, 2)),
+    Stage(0.45, 0.75, (0.15, 0.75), (2, 5)),
+    Stage(0.7, 1.0, (0.07, 0.8), (2, 12)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +71,13 @@ class PretrainConfig:
     """One pretraining of a backbone.
 
     Attributes:
-        preset: model whose backbone is trained.
+        preset: model whose backbone and name map are trained.
         out: folder for ``backbone.safetensors`` and ``pretraining.json``.
         pack: file of ``mobius-seg assets pack``.
         minutes: wall-clock minutes.
-        size: side of the pictures in pixels.
-        batch_size: pictures a step.
-        lr: peak learning rate of the backbone; the probe has three times that.
+        size: side of the pictures of the last stage in pixels.
+        batch_size: pictures a step of the last stage; smaller pictures come in larger batches.
+        lr: peak learning rate of the backbone; the name map has three times that.
         pretrained: start from ImageNet weights where there are any.
         freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
         threads: CPU threads of torch; 0 leaves torch's choice.
@@ -58,9 +87,9 @@ class PretrainConfig:
     preset: str
     out: Path
     pack: Path = Path("assets/pack.safetensors")
-    minutes: float = 25.0
-    size: int = 96
-    batch_size: int = 64
+    minutes: float = 60.0
+    size: int = 192
+    batch_size: int = 16
     lr: float = 6e-4
     pretrained: bool = True
     freeze_stride: int = 8
@@ -83,51 +112,59 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloseUps:
-    """A batch of single objects.
+class Crowd:
+    """A batch of pictures with T objects in all.
 
     Attributes:
         images_B3SS: uint8 RGB.
-        cover_BSS: float 0..1, visible mask of the object.
-        rows_B: int64, row of its name among the names of the split's side.
+        cover_TN: float 0..1, part of each cell of the name map that an object shows in.
+        picture_T: int64, which picture an object lies in.
+        rows_T: int64, row of its name among the base names.
     """
 
     images_B3SS: Tensor
-    cover_BSS: Tensor
-    rows_B: Tensor
+    cover_TN: Tensor
+    picture_T: Tensor
+    rows_T: Tensor
 
 
-class CloseUpBatches(Dataset[CloseUps]):
+class CrowdBatches(Dataset[Crowd]):
     """The batch of every step, made from (seed, step) alone.
 
     Args:
         pack: an open pack.
         config: sizes and seed.
+        stage: what is shown.
         split: whose cut-outs are shown.
     """
 
-    def __init__(self, pack: Pack, config: PretrainConfig, split: str = "train") -> None:
+    def __init__(
+        self, pack: Pack, config: PretrainConfig, stage: Stage, split: str = "train"
+    ) -> None:
         """See the class."""
-        self.config = config
-        self.composer = SceneComposer(pack, split, config.size, side_range=CLOSE_UP, max_objects=2)
-        base = [i for i, side in enumerate(pack.name_split) if side == "base"]
-        self._row = {name: row for row, name in enumerate(base)}
+        self.seed = config.seed
+        size = max(32, round(config.size * stage.size / 32) * 32)
+        self.batch = round(config.batch_size * (config.size / size) ** 2)
+        self.composer = SceneComposer(
+            pack, split, size, side_range=stage.sides, objects=stage.objects
+        )
+        self._row = {name: row for row, name in enumerate(_base(pack))}
 
-    def __getitem__(self, step: int) -> CloseUps:
-        """Close-ups of a step; where two objects lie in one picture, the larger is asked for."""
-        images, covers, rows = [], [], []
-        for i in range(self.config.batch_size):
-            scene = self.composer.compose(
-                scene_rng(self.config.seed, step * self.config.batch_size + i)
-            )
-            largest = int(scene.masks.sum((1, 2)).argmax())
+    def __getitem__(self, step: int) -> Crowd:
+        """The batch of a step."""
+        images, covers, pictures, rows = [], [], [], []
+        for i in range(self.batch):
+            scene = self.composer.compose(scene_rng(self.seed, step * self.batch + i))
+            masks_M1HW = torch.from_numpy(scene.masks).float()[:, None]
             images.append(scene.image)
-            covers.append(scene.masks[largest])
-            rows.append(self._row[int(scene.name_ids[largest])])
-        return CloseUps(
+            covers.append(F.avg_pool2d(masks_M1HW, NAME_STRIDE).flatten(1))
+            pictures += [i] * len(scene.masks)
+            rows += [self._row[int(name)] for name in scene.name_ids]
+        return Crowd(
             images_B3SS=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-            cover_BSS=torch.from_numpy(np.stack(covers)).float(),
-            rows_B=torch.tensor(rows),
+            cover_TN=torch.cat(covers),
+            picture_T=torch.tensor(pictures),
+            rows_T=torch.tensor(rows),
         )
 
     def __len__(self) -> int:
@@ -135,36 +172,8 @@ class CloseUpBatches(Dataset[CloseUps]):
         return 2**31
 
 
-class NameProbe(nn.Module):
-    """Names read off a backbone: two levels averaged over the mask, one linear map, cosine.
-
-    Args:
-        channels: of the maps at strides 16 and 32.
-        names_KD: L2-normalised text vectors of all names.
-    """
-
-    def __init__(self, channels: tuple[int, int], names_KD: Tensor) -> None:
-        """See the class."""
-        super().__init__()
-        centred = F.normalize(names_KD - names_KD.mean(0), dim=-1)
-        self.register_buffer("names_KD", centred)
-        self.norm = nn.LayerNorm(sum(channels))
-        self.embed = nn.Linear(sum(channels), names_KD.shape[1])
-        self.log_scale = nn.Parameter(torch.tensor(15.0).log())
-
-    def forward(self, maps: list[Tensor], cover_BSS: Tensor) -> Tensor:
-        """Maps at strides 4, 8, 16, 32 and masks -> logits [B, K]."""
-        parts = []
-        for level in maps[2:]:
-            weight = F.adaptive_avg_pool2d(cover_BSS[:, None], (level.shape[2], level.shape[3]))
-            total = weight.sum((2, 3)).clamp(min=1e-6)
-            parts.append((level * weight).sum((2, 3)) / total)
-        vectors_BD = F.normalize(self.embed(self.norm(torch.cat(parts, 1))), dim=-1)
-        return self.log_scale.exp() * vectors_BD @ self.get_buffer("names_KD").T
-
-
 def pretrain(config: PretrainConfig) -> Path:
-    """Train the backbone of a preset to name close-ups.
+    """Train the backbone and the name map of a preset to name objects whose masks are given.
 
     Args:
         config: the run.
@@ -178,44 +187,70 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = get_preset(config.preset)
     pack = Pack.open(config.pack)
-    backbone = Backbone(model)
+    network = Mobius(model)
     start = "random"
     if config.pretrained:
-        start = load_imagenet(backbone, model.backbone, config.pack.parent) or start
-    backbone.freeze_norm = start != "random"
-    backbone.freeze(config.freeze_stride if start != "random" else 0)
-    base = [i for i, side in enumerate(pack.name_split) if side == "base"]
-    names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[base]
-    channels = backbone.channels
-    probe = NameProbe((channels[2], channels[3]), names_KD)
-    backbone.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    probe.to(device)
-    mean = torch.tensor(model.image_mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(model.image_std, device=device).view(1, 3, 1, 1)
-    runner = _Runner(config, backbone, probe, mean, std, device)
-    runner.go(CloseUpBatches(pack, config))
+        start = load_imagenet(network.backbone, model.backbone, config.pack.parent) or start
+    network.backbone.freeze_norm = start != "random"
+    network.backbone.freeze(config.freeze_stride if start != "random" else 0)
+    names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[_base(pack)]
+    network.fit_text(names_KD)
+    runner = _Runner(config, network, names_KD)
+    ends = [stage.start for stage in STAGES[1:]] + [1.0]
+    for stage, end in zip(STAGES, ends, strict=True):
+        runner.go(CrowdBatches(pack, config, stage), end)
+    judged = CrowdBatches(pack, config, STAGES[-1], "calib")
     record = {
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
         "start": start,
         "steps": runner.step,
-        "images": runner.step * config.batch_size,
-        "calib_top1": runner.accuracy(CloseUpBatches(pack, config, "calib"), 8),
+        "images": runner.images,
+        "objects": runner.objects,
+        "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
         "assets": pretrained_sources(start),
         "curve": runner.log,
     }
-    return _write(config.out, backbone, record)
+    return _write(config.out, network, record)
+
+
+def load_pretrained(network: Mobius, file: Path) -> None:
+    """Start a network's backbone, name map and text projection from what :func:`pretrain` wrote.
+
+    Args:
+        network: what is filled.
+        file: its ``backbone.safetensors``.
+
+    Raises:
+        InputError: the file cannot be read, or belongs to another preset.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: no backbone could be read here: {error}") from None
+    own = _pretrained_part(network)
+    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
+        raise InputError(f"{file}: belongs to another preset than {network.config.name}")
+    network.load_state_dict(tensors, strict=False)
 
 
 _PLACES = ("out", "pack")
 
 
-def _write(out: Path, backbone: Backbone, record: dict[str, Any]) -> Path:
-    """The backbone's body and the record beside it."""
+def _base(pack: Pack) -> list[int]:
+    """Rows of the base names in the pack."""
+    return [row for row, side in enumerate(pack.name_split) if side == "base"]
+
+
+def _pretrained_part(network: Mobius) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if k.startswith(_PARTS)}
+
+
+def _write(out: Path, network: Mobius, record: dict[str, Any]) -> Path:
+    """The trained part and the record beside it."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.body.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in _pretrained_part(network).items()}
     with atomic_path(out / BACKBONE_FILE) as temporary:
         save_file(tensors, temporary)
     write_text(out / PRETRAINING_FILE, json.dumps(record, indent=2) + "\n")
@@ -225,91 +260,90 @@ def _write(out: Path, backbone: Backbone, record: dict[str, Any]) -> Path:
 class _Runner:
     """The loop and what it holds."""
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        backbone: Backbone,
-        probe: NameProbe,
-        mean: Tensor,
-        std: Tensor,
-        device: torch.device,
-    ) -> None:
-        self.config, self.backbone, self.probe = config, backbone, probe
-        self.mean, self.std, self.device = mean, std, device
-        self.step = 0
-        self.log: list[dict[str, float]] = []
-        body = [p for p in backbone.parameters() if p.requires_grad]
+    def __init__(self, config: PretrainConfig, network: Mobius, names_KD: Tensor) -> None:
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = network.to(self.device)
+        self.network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            self.vocabulary_KC = self.network.project_names(names_KD.to(self.device))
+        self.log_scale = nn.Parameter(torch.tensor(30.0, device=self.device).log())
+        body = [p for p in network.backbone.parameters() if p.requires_grad]
+        head = [*network.name_map.parameters(), self.log_scale]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": body, "peak_lr": config.lr},
-                {"params": list(probe.parameters()), "peak_lr": 3 * config.lr},
-            ],
+            [{"params": body, "peak_lr": config.lr}, {"params": head, "peak_lr": 3 * config.lr}],
             lr=config.lr,
             weight_decay=0.02,
         )
-        names_KD = probe.get_buffer("names_KD")
-        self.push_KK = synonym_weight(names_KD @ names_KD.T)
+        self.step, self.images, self.objects = 0, 0, 0
+        self.begun = time.monotonic()
+        self.log: list[dict[str, float]] = []
 
-    def go(self, batches: CloseUpBatches) -> None:
-        """Take steps until the minutes are over; the rate falls as a cosine after 40 % of them."""
+    def go(self, batches: CrowdBatches, end: float) -> None:
+        """Take steps until a share of the minutes is over."""
         loader = DataLoader(
-            batches, batch_size=None, sampler=Steps(0, 2**31), num_workers=1, prefetch_factor=4
+            batches,
+            batch_size=None,
+            sampler=Steps(self.step, 2**31),
+            num_workers=1,
+            prefetch_factor=4,
         )
-        begun, right, loss_sum = time.monotonic(), 0.0, 0.0
+        self.network.train()
+        right = loss_sum = 0.0
         for batch in loader:
-            share = (time.monotonic() - begun) / (self.config.minutes * 60)
-            if share >= 1:
+            minutes = (time.monotonic() - self.begun) / 60
+            if minutes >= end * self.config.minutes:
                 break
-            self._set_rate(share)
+            self._set_rate(minutes / self.config.minutes)
             loss, accuracy = self._train(batch)
             right, loss_sum = right + accuracy, loss_sum + loss
-            self.step += 1
+            self.step, self.images = self.step + 1, self.images + len(batch.images_B3SS)
+            self.objects += len(batch.rows_T)
             if self.step % _LOG_STEPS == 0:
-                minutes = (time.monotonic() - begun) / 60
                 self._report(minutes, loss_sum / _LOG_STEPS, right / _LOG_STEPS)
                 right = loss_sum = 0.0
 
     def _set_rate(self, share: float) -> None:
-        tail = max(0.0, (share - 0.4) / 0.6)
+        tail = max(0.0, (share - 0.45) / 0.55)  # flat, then a cosine to 1 %
         factor = min(1.0, (self.step + 1) / 100) * (0.01 + 0.495 * (1 + math.cos(math.pi * tail)))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _logits(self, batch: CloseUps) -> Tensor:
-        images = (batch.images_B3SS.to(self.device).float() / 255 - self.mean) / self.std
-        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        logits_BK: Tensor = self.probe(maps, batch.cover_BSS.to(self.device))
-        return logits_BK
+    def _logits(self, batch: Crowd) -> Tensor:
+        """Cosine of each object to each name, scaled: [T, K]."""
+        network = self.network
+        mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
+        images = (batch.images_B3SS.to(self.device).float() / 255 - mean) / std
+        maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
+        names_BNC = network.name_map(maps[2], maps[3]).flatten(2).transpose(1, 2)
+        of_T = batch.picture_T.to(self.device)
+        sum_TC = torch.einsum("tn,tnc->tc", batch.cover_TN.to(self.device), names_BNC[of_T])
+        logits_TK: Tensor = (
+            self.log_scale.exp() * F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T
+        )
+        return logits_TK
 
-    def _train(self, batch: CloseUps) -> tuple[float, float]:
+    def _train(self, batch: Crowd) -> tuple[float, float]:
         """One step; its loss and top-1 accuracy."""
-        logits_BK = self._logits(batch)
-        rows_B = batch.rows_B.to(self.device)
-        named_BK = F.one_hot(rows_B, logits_BK.shape[1]).bool()
-        loss = name_contrast(logits_BK, named_BK, self.push_KK[rows_B]).mean()
+        logits_TK = self._logits(batch)
+        rows_T = batch.rows_T.to(self.device)
+        loss = F.cross_entropy(logits_TK, rows_T, label_smoothing=0.05)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.backbone.parameters(), 2.0)
+        nn.utils.clip_grad_norm_(self.network.backbone.parameters(), 2.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach()), float((logits_BK.argmax(1) == rows_B).float().mean())
+        return float(loss.detach()), float((logits_TK.argmax(1) == rows_T).float().mean())
 
     @torch.no_grad()
-    def accuracy(self, batches: CloseUpBatches, count: int) -> float:
-        """Top-1 accuracy on the first ``count`` batches."""
-        self.backbone.eval()
-        right = [
-            (self._logits(batch).argmax(1).cpu() == batch.rows_B).float().mean()
-            for batch in (batches[i] for i in range(count))
-        ]
-        return round(float(torch.stack(right).mean()), 4)
+    def accuracy(self, batches: Sequence[Crowd]) -> float:
+        """Top-1 accuracy over the objects of some batches."""
+        self.network.eval()
+        right = [self._logits(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
+        return round(float(torch.cat(right).float().mean()), 4)
 
     def _report(self, minutes: float, loss: float, accuracy: float) -> None:
-        images = self.step * self.config.batch_size
-        entry = {"minutes": minutes, "images": images, "loss": loss, "top1": accuracy}
+        entry = {"minutes": minutes, "objects": self.objects, "loss": loss, "top1": accuracy}
         self.log.append({key: round(value, 4) for key, value in entry.items()})
         Console(stderr=True).print(
-            f"{minutes:.1f} min  {images} close-ups  loss {loss:.2f}  top-1 {accuracy:.2f}"
+            f"{minutes:.1f} min  {self.objects} objects  loss {loss:.2f}  top-1 {accuracy:.2f}"
         )
-
-
-_LOG_STEPS = 50
