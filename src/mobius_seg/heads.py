@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobius_seg.calibration import best_column
 from mobius_seg.config import ModelConfig
 from mobius_seg.layers import MLP, inverse_sigmoid
 from mobius_seg.types import LayerOutput
@@ -61,8 +62,62 @@ class CosineClassifier(nn.Module):
         return log_scale.minimum(limit).exp()
 
 
+class UncertaintyHead(nn.Module):
+    """Predicts the quality of a query under its best name; what it misses is the uncertainty.
+
+    Reads the query, the text vector that it scores highest, and their similarity, as design and
+    docs/model.md state; where an image has no column, the object vector takes its place.
+
+    Args:
+        config: width and prior.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.mlp = MLP(2 * config.width + 1, config.width, 1)
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, config.prior_logit)
+
+    def forward(
+        self,
+        normed_BQC: Tensor,
+        vectors_BQC: Tensor,
+        columns: tuple[Tensor, Tensor, Tensor | None],
+        object_C: Tensor,
+    ) -> Tensor:
+        """Predict each query's quality.
+
+        Args:
+            normed_BQC: [B, Q, C] normalised (LayerNorm) queries.
+            vectors_BQC: their vectors among the texts, L2-normalised.
+            columns: text [B or 1, K, C], the stage's logits [B, Q, K], and the mask bool
+                [B or 1, K] of real columns (None = all are).
+            object_C: [C] the learned object vector.
+
+        Returns:
+            [B, Q] before the sigmoid.
+        """
+        text_BKC, logits_BQK, mask_BK = columns
+        object_BQC = F.normalize(object_C, dim=-1).to(normed_BQC.dtype).expand_as(normed_BQC)
+        text_BQC = object_BQC
+        if text_BKC.shape[1]:
+            batch, width = normed_BQC.shape[0], normed_BQC.shape[2]
+            best_BQ1 = best_column(logits_BQK.detach(), mask_BK)[..., None]
+            texts_BKC = text_BKC.to(normed_BQC.dtype).expand(batch, -1, -1)
+            text_BQC = texts_BKC.gather(1, best_BQ1.expand(-1, -1, width))
+            if mask_BK is not None:
+                some_B11 = mask_BK.any(-1)[:, None, None]
+                text_BQC = torch.where(some_B11, text_BQC, object_BQC)
+        similarity_BQ1 = (vectors_BQC.to(normed_BQC.dtype) * text_BQC).sum(-1, keepdim=True)
+        quality: Tensor = self.mlp(torch.cat([normed_BQC, text_BQC, similarity_BQ1], -1))
+        return quality[..., 0]
+
+
 class QueryHeads(nn.Module):
-    """Class, box and mask heads.
+    """Class, box and mask heads, and the uncertainty head where the model has one.
 
     Args:
         config: widths.
@@ -79,6 +134,7 @@ class QueryHeads(nn.Module):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.uncertainty = UncertaintyHead(config) if config.uncertainty_head else None
 
     def forward(
         self,
@@ -86,6 +142,7 @@ class QueryHeads(nn.Module):
         reference_BQ4: Tensor,
         text_BKC: Tensor,
         object_C: Tensor,
+        column_mask_BK: Tensor | None = None,
     ) -> LayerOutput:
         """Read one stage's predictions.
 
@@ -95,8 +152,20 @@ class QueryHeads(nn.Module):
                 logit space (iterative refinement, Zhu et al. 2021).
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
+            column_mask_BK: bool [B or 1, K], True = a real column; None = all.
         """
         normed = self.norm(query_BQC)
         logits, objects = self.classifier(normed, text_BKC, object_C)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
-        return LayerOutput(logits, objects, boxes, self.mask(normed))
+        quality = self.quality(normed, (text_BKC, logits, column_mask_BK), object_C)
+        return LayerOutput(logits, objects, boxes, self.mask(normed), quality_logits_BQ=quality)
+
+    def quality(
+        self, normed_BQC: Tensor, columns: tuple[Tensor, Tensor, Tensor | None], object_C: Tensor
+    ) -> Tensor | None:
+        """Logits [B, Q] of :class:`UncertaintyHead` (same arguments); None without that head."""
+        if self.uncertainty is None:
+            return None
+        vectors = self.classifier.vectors(normed_BQC)
+        quality: Tensor = self.uncertainty(normed_BQC, vectors, columns, object_C)
+        return quality
