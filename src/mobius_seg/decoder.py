@@ -317,10 +317,8 @@ class Decoder(nn.Module):
             out.object_logits_BQ,
             out.boxes_BQ4,
             self.heads.mask(normed),
-            quality_logits_BQ=self.heads.quality(
-                normed, (text_BKC, out.logits_BQK, column_mask_BK), object_C
-            ),
         )
+        out = self.heads.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
         memory = self.memory(maps)

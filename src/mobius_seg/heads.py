@@ -1,5 +1,7 @@
 """What is read off a query: its class, its box and its mask vector; shared by every layer."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,8 +67,8 @@ class CosineClassifier(nn.Module):
 class UncertaintyHead(nn.Module):
     """Predicts the quality of a query under its best name; what it misses is the uncertainty.
 
-    Reads the query, the text vector that it scores highest, and their similarity, as design and
-    docs/model.md state; where an image has no column, the object vector takes its place.
+    Reads the query, the text vector that it scores highest, and their similarity; where an image
+    has no column, the object vector takes its place.
 
     Args:
         config: width and prior.
@@ -84,34 +86,38 @@ class UncertaintyHead(nn.Module):
     def forward(
         self,
         normed_BQC: Tensor,
-        vectors_BQC: Tensor,
-        columns: tuple[Tensor, Tensor, Tensor | None],
+        scored: LayerOutput,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
         object_C: Tensor,
     ) -> Tensor:
         """Predict each query's quality.
 
         Args:
             normed_BQC: [B, Q, C] normalised (LayerNorm) queries.
-            vectors_BQC: their vectors among the texts, L2-normalised.
-            columns: text [B or 1, K, C], the stage's logits [B, Q, K], and the mask bool
-                [B or 1, K] of real columns (None = all are).
+            scored: the stage's predictions; its logits are read, in tenths, as similarities
+                (cosines up to the classifier's scale and bias), without gradient.
+            text_BKC: [B or 1, K, C] columns.
+            column_mask_BK: bool [B or 1, K], True = a real column; None = all.
             object_C: [C] the learned object vector.
 
         Returns:
             [B, Q] before the sigmoid.
         """
-        text_BKC, logits_BQK, mask_BK = columns
-        object_BQC = F.normalize(object_C, dim=-1).to(normed_BQC.dtype).expand_as(normed_BQC)
-        text_BQC = object_BQC
+        text_BQC = F.normalize(object_C, dim=-1).to(normed_BQC.dtype).expand_as(normed_BQC)
+        logit_BQ = scored.object_logits_BQ.detach()
         if text_BKC.shape[1]:
             batch, width = normed_BQC.shape[0], normed_BQC.shape[2]
-            best_BQ1 = best_column(logits_BQK.detach(), mask_BK)[..., None]
+            logits_BQK = scored.logits_BQK.detach()
+            best_BQ1 = best_column(logits_BQK, column_mask_BK)[..., None]
             texts_BKC = text_BKC.to(normed_BQC.dtype).expand(batch, -1, -1)
-            text_BQC = texts_BKC.gather(1, best_BQ1.expand(-1, -1, width))
-            if mask_BK is not None:
-                some_B11 = mask_BK.any(-1)[:, None, None]
-                text_BQC = torch.where(some_B11, text_BQC, object_BQC)
-        similarity_BQ1 = (vectors_BQC.to(normed_BQC.dtype) * text_BQC).sum(-1, keepdim=True)
+            best_BQC = texts_BKC.gather(1, best_BQ1.expand(-1, -1, width))
+            named_B1 = logit_BQ.new_ones(1, 1, dtype=torch.bool)
+            if column_mask_BK is not None:
+                named_B1 = column_mask_BK.any(-1, keepdim=True)
+            text_BQC = torch.where(named_B1[..., None], best_BQC, text_BQC)
+            logit_BQ = torch.where(named_B1, logits_BQK.gather(2, best_BQ1)[..., 0], logit_BQ)
+        similarity_BQ1 = logit_BQ[..., None].to(normed_BQC.dtype) / 10
         quality: Tensor = self.mlp(torch.cat([normed_BQC, text_BQC, similarity_BQ1], -1))
         return quality[..., 0]
 
@@ -157,15 +163,27 @@ class QueryHeads(nn.Module):
         normed = self.norm(query_BQC)
         logits, objects = self.classifier(normed, text_BKC, object_C)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
-        quality = self.quality(normed, (text_BKC, logits, column_mask_BK), object_C)
-        return LayerOutput(logits, objects, boxes, self.mask(normed), quality_logits_BQ=quality)
+        out = LayerOutput(logits, objects, boxes, self.mask(normed))
+        return self.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
 
-    def quality(
-        self, normed_BQC: Tensor, columns: tuple[Tensor, Tensor, Tensor | None], object_C: Tensor
-    ) -> Tensor | None:
-        """Logits [B, Q] of :class:`UncertaintyHead` (same arguments); None without that head."""
+    def with_quality(
+        self,
+        out: LayerOutput,
+        normed_BQC: Tensor,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+    ) -> LayerOutput:
+        """Predictions completed by :class:`UncertaintyHead`, where the model has one.
+
+        Args:
+            out: a stage's predictions.
+            normed_BQC: its normalised queries, and so on as in that class.
+            text_BKC: columns.
+            column_mask_BK: real columns.
+            object_C: the object vector.
+        """
         if self.uncertainty is None:
-            return None
-        vectors = self.classifier.vectors(normed_BQC)
-        quality: Tensor = self.uncertainty(normed_BQC, vectors, columns, object_C)
-        return quality
+            return out
+        quality_BQ = self.uncertainty(normed_BQC, out, text_BKC, column_mask_BK, object_C)
+        return replace(out, quality_logits_BQ=quality_BQ)
