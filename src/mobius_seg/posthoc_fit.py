@@ -19,7 +19,8 @@ MIN_BLOCK = 10
 """Queries behind every knot and every line of the precision table: fewer say too little."""
 TILT = 1e-3
 """Slope that is added to flat parts of the isotonic map, so that it strictly increases."""
-TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.5, 10.0)
+"""Range searched; below 1/2 scores near 0 or 1 would become one number in double precision."""
 TABLE_LINES = 256
 
 

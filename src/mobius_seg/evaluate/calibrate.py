@@ -253,10 +253,10 @@ def output_folder(model: str, out: Path | None) -> tuple[Path, Path]:
     if not os.access(nearest, os.W_OK | os.X_OK):
         hint = "; --out DIR copies the model and its calibration elsewhere" if out is None else ""
         raise InputError(f"{target}: cannot be written to{hint}")
-    if (target / WEIGHTS_FILE).exists() and not _same(source, target):
-        # A calibration fits one set of weights, and another model is not written over.
-        if weights_digest(target) != weights_digest(source):
-            raise InputError(f"{target}: holds another model; --out names a folder of its own")
+    # A calibration fits one set of weights, and another model is not written over.
+    there = (target / WEIGHTS_FILE).exists() and not _same(source, target)
+    if there and weights_digest(target) != weights_digest(source):
+        raise InputError(f"{target}: holds another model; --out names a folder of its own")
     return source, target
 
 

@@ -70,7 +70,7 @@ def draw_reliability(
     figure.suptitle(f"{title}: {scores.images} pictures, {scores.objects} objects", fontsize=11)
     try:
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=110)
+            figure.savefig(temporary, dpi=110, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be written: {error}") from None
     finally:
