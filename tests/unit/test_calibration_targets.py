@@ -185,7 +185,7 @@ def test_head_learns_the_quality_under_the_best_name() -> None:
     columns = torch.ones(1, 2, dtype=torch.bool)
     found = uncertainty_loss(layer, MATCHED, QUALITY, padded(), columns)
     wanted = entropy(0.5, 0.7) + sum(entropy(logit, 0.0) for logit in HEAD[1:])
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_head_learns_nothing_where_the_image_knows_nothing() -> None:
@@ -194,7 +194,7 @@ def test_head_learns_nothing_where_the_image_knows_nothing() -> None:
     targets = pad_targets([two_targets(known=(0, 1))], PROMPT, (SIDE, SIDE), CPU)
     columns = torch.ones(1, 2, dtype=torch.bool)
     found = uncertainty_loss(layer, MATCHED, QUALITY, targets, columns)
-    assert float(found) == pytest.approx(entropy(0.5, 0.7) + entropy(0.1, 0.0), rel=1e-5)
+    assert found.item() == pytest.approx(entropy(0.5, 0.7) + entropy(0.1, 0.0), rel=1e-5)
 
 
 @pytest.mark.parametrize("exhaustive", [True, False])
@@ -206,7 +206,7 @@ def test_head_without_names_learns_the_quality_itself(exhaustive: bool) -> None:
     wanted = entropy(0.5, 0.7) + entropy(-0.2, 0.6)
     if exhaustive:
         wanted += entropy(0.1, 0.0) + entropy(-1.0, 0.0)
-    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def network(**changes: object) -> Mobius:
