@@ -17,6 +17,8 @@ from mobius_seg.predictor import Predictor, load
 
 NAMES = ("cup", "spoon")
 
+pytestmark = pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with text encoder")
+
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -68,7 +70,6 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
-@pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with text encoder")
 def test_scores_change_and_nothing_else_does(
     calibrated_folder: Path, photo: NDArray[np.uint8]
 ) -> None:
@@ -91,7 +92,6 @@ def test_scores_change_and_nothing_else_does(
     np.testing.assert_array_equal(untouched.scores, raw.scores)
 
 
-@pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with text encoder")
 def test_precision_and_threshold_answer_each_other(calibrated_folder: Path, data_set: Path) -> None:
     model = load(calibrated_folder, "cpu")
     best = max(model._calibration().table("everything").precision)
