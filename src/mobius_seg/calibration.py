@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobius_seg.types import LayerOutput
+
+QUALITY_SHARE = 0.5
+"""Share of the predicted quality in the confidence of a model with an uncertainty head (ours)."""
 _SYNONYM = 0.8
 
 
@@ -67,8 +71,90 @@ def confidence(
     return torch.where(column_mask_BK.any(-1, keepdim=True), named_BQ, object_BQ.exp())
 
 
+def with_quality(score: Tensor, quality_logits_BQ: Tensor | None) -> Tensor:
+    """Confidence of a model with an uncertainty head: score^(1 - beta) * u_hat^beta, beta = 1/2.
+
+    u_hat is the head's expected quality of the query under its best name, so a query whose name
+    looks right but whose mask is in doubt loses confidence.
+
+    Args:
+        score: [B, Q] or [B, Q, K] in 0..1, of :func:`confidence` or :func:`name_scores`.
+        quality_logits_BQ: of the head, before the sigmoid; None leaves the score as it is.
+
+    Returns:
+        The shape of ``score``, in 0..1.
+    """
+    if quality_logits_BQ is None:
+        return score
+    factor = (QUALITY_SHARE * F.logsigmoid(quality_logits_BQ)).exp()
+    shape = (*factor.shape, *[1] * (score.ndim - factor.ndim))
+    return score ** (1 - QUALITY_SHARE) * factor.reshape(shape)
+
+
+def stage_confidence(
+    layer: LayerOutput, column_mask_BK: Tensor | None, objectness_weight: float
+) -> Tensor:
+    """The one number per query that pruning reads, before any map fitted afterwards.
+
+    Args:
+        layer: predictions of a stage.
+        column_mask_BK: as in :func:`confidence`.
+        objectness_weight: alpha of :func:`name_scores`.
+
+    Returns:
+        [B, Q] in 0..1, without gradient.
+    """
+    score_BQ = confidence(
+        layer.logits_BQK.detach(),
+        layer.object_logits_BQ.detach(),
+        column_mask_BK,
+        objectness_weight,
+    )
+    logits_BQ = layer.quality_logits_BQ
+    return with_quality(score_BQ, None if logits_BQ is None else logits_BQ.detach())
+
+
+def answer_confidence(layer: LayerOutput, query_BM: Tensor, columns_BMK: Tensor) -> Tensor:
+    """Language confidence of the query of each target: how far its own name supports it.
+
+    Args:
+        layer: predictions of a stage.
+        query_BM: int64, query of each target; -1 (none) gives any value.
+        columns_BMK: bool, the columns that name the target; without one the object logit decides.
+
+    Returns:
+        [B, M] in 0..1, without gradient: sqrt(name * object) as in :func:`name_scores`.
+    """
+    query_BM = query_BM.clamp(min=0)
+    objects_BM = F.logsigmoid(layer.object_logits_BQ.detach().gather(1, query_BM))
+    if columns_BMK.shape[2] == 0:
+        return objects_BM.exp()
+    index = query_BM[..., None].expand(-1, -1, columns_BMK.shape[2])
+    logits_BMK = layer.logits_BQK.detach().gather(1, index)
+    best_BM = F.logsigmoid(logits_BMK.masked_fill(~columns_BMK, float("-inf")).amax(-1))
+    named_BM = (0.5 * (best_BM + objects_BM)).exp()
+    return torch.where(columns_BMK.any(-1), named_BM, objects_BM.exp())
+
+
+def best_column(logits_BQK: Tensor, column_mask_BK: Tensor | None) -> Tensor:
+    """Column that each query scores highest.
+
+    Args:
+        logits_BQK: [B, Q, K], K at least 1.
+        column_mask_BK: bool [B or 1, K], False columns are not chosen unless all are False.
+
+    Returns:
+        int64 [B, Q].
+    """
+    if column_mask_BK is not None:
+        logits_BQK = logits_BQK.masked_fill(~column_mask_BK[:, None, :], float("-inf"))
+    return logits_BQK.argmax(-1)
+
+
 ClassLoss = Literal["mal", "varifocal", "focal"]
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
+CalibrationTarget = Literal["own", "final"]
+CALIBRATION_TARGETS: tuple[str, ...] = get_args(CalibrationTarget)
 
 
 def confidence_loss(

@@ -1,9 +1,12 @@
 """Models on disk: a folder with ``config.json``, ``model.safetensors`` and ``training.json``.
 
+``mobius-seg calibrate`` adds ``calibration.json``, which belongs to these very weights.
+
 Loading is strict: what is missing, not expected or of another shape is named. Weights are
 safetensors only, so that loading a file runs nothing.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +20,13 @@ from mobius_seg.presets import PRESETS, get_preset
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mobius_seg.calibration_file import Calibration
     from mobius_seg.model import Mobius
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
+CALIBRATION_FILE = "calibration.json"
 RUN_MODEL = "model"  # where a training run puts its finished model
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -63,7 +68,7 @@ def save_model(
 ) -> None:
     """Write a network so that :func:`load_model` gives it back with no further argument.
 
-    Each file is replaced whole.
+    Each file is replaced whole. A calibration of other weights that lies there is removed.
 
     Args:
         network: its weights and its configuration are written.
@@ -82,6 +87,7 @@ def save_model(
     try:
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt", "model": network.config.name})
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)
         network.config.save(folder / CONFIG_FILE)
         if training is not None:
             write_text(folder / TRAINING_FILE, json.dumps(training, indent=2) + "\n")
@@ -112,6 +118,54 @@ def load_model(name: str | Path, *, random_weights: bool = False, seed: int = 0)
     _check_fit(tensors, network.state_dict(), folder / WEIGHTS_FILE)
     network.load_state_dict(tensors, strict=True)
     return network.eval()
+
+
+def load_calibration(name: str | Path) -> "Calibration | None":
+    """The calibration in a model's folder, None where it has none.
+
+    Args:
+        name: of the model, as for :func:`load_model`.
+
+    Raises:
+        InputError: there is no such model, or the file is broken or belongs to another one.
+    """
+    from mobius_seg.calibration_file import Calibration
+
+    folder = find_folder(name)
+    path = folder / CALIBRATION_FILE
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    calibration = Calibration.from_json(text, str(path))
+    stages = read_config(folder).decoder_layers + 1
+    calibration.check_fit(stages, weights_digest(folder), str(path))
+    return calibration
+
+
+def save_calibration(calibration: "Calibration", folder: str | Path) -> Path:
+    """Write a calibration into a model's folder, whole or not at all.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(folder) / CALIBRATION_FILE
+    try:
+        write_text(path, calibration.to_json())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a model folder's weight file."""
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_folder(name: str | Path) -> Path:

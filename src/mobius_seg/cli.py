@@ -1,4 +1,4 @@
-"""The command line: ``mobius-seg segment | models | assets | compose | pretrain | train | eval``.
+"""The command line: every subcommand of ``mobius-seg``.
 
 Every subcommand imports what it needs when it runs. What the user did wrong is one line on standard
 error and exit code 2.
@@ -235,10 +235,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from mobius_seg.calibration_cli import check_eval_options, print_report, report_of
     from mobius_seg.evaluate.runner import evaluate, write_metrics
 
+    check_eval_options(options)
+    predictor = _load(options)
     metrics = evaluate(
-        _load(options),
+        predictor,
         options.annotations,
         options.images,
         mode=options.mode,
@@ -247,13 +250,24 @@ def _eval(options: argparse.Namespace) -> int:
         threads=options.threads,
         limit=options.limit,
     )
+    report = report_of(predictor, options) if options.calibration else None
     if options.out is not None:
         try:
+            metrics |= {} if report is None else {"calibration": report}
             write_metrics(options.out, metrics)
         except OSError as error:
             raise InputError(f"{options.out}: cannot be written: {error.strerror}") from None
+    metrics.pop("calibration", None)
     _print_metrics(metrics)
+    if report is not None:
+        print_report(report)
     return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from mobius_seg.calibration_cli import run_calibrate
+
+    return run_calibrate(options)
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -280,4 +294,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "pretrain": _pretrain,
     "train": _train,
     "eval": _eval,
+    "calibrate": _calibrate,
 }

@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pretrain(commands)
     _add_train(commands)
     _add_eval(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -248,6 +249,32 @@ def _add_eval(commands: _Commands) -> None:
     _option(parser, "--expressions", Path, None, "default: expressions.json beside the annotations")
     _option(parser, "--limit", _count, None, "only the first so many pictures")
     _option(parser, "--out", Path, None, "JSON file for the figures")
+    parser.add_argument(
+        "--calibration", action="store_true",
+        help="also the errors of the confidences at every stage (LaECE_0, D-ECE)",
+    )  # fmt: skip
+    _option(
+        parser, "--calibration-plot", Path, None,
+        "picture of reliability diagrams; with --out, the default is its name with .png",
+    )  # fmt: skip
+
+
+def _add_calibrate(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "calibrate",
+        "Fit maps from scores to the quality to expect, and the precision at each score.",
+        "Writes calibration.json into the model's folder. Use a split that neither training nor"
+        " scoring uses.",
+    )
+    _add_model_options(parser)
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
+    _option(parser, "--limit", _count, None, "only the first so many pictures")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="folder for a copy of the model with its calibration (default: the model's own)",
+    )  # fmt: skip
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -58,6 +58,7 @@ class ModelConfig:
         text_dim: dimension D of the text vectors.
         text_encoder: identity of the text encoder that the weights were trained with.
         objectness_weight: share alpha of the object column in a name's score (see calibration.py).
+        uncertainty_head: predict the quality of each query too (see calibration.py).
         gate_init: initial value of the gated residuals of the scatter step.
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
         initial_scale: initial scale of the cosine class head.
@@ -91,6 +92,7 @@ class ModelConfig:
     text_dim: int = 384
     text_encoder: str = "all-MiniLM-L6-v2"
     objectness_weight: float = 0.5
+    uncertainty_head: bool = False
     gate_init: float = 0.1
     prior_logit: float = -4.6
     initial_scale: float = 25.0

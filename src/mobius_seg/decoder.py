@@ -1,12 +1,13 @@
 """Query selection and the transformer decoder, whose layers and queries can be dropped."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobius_seg.calibration import confidence
+from mobius_seg.calibration import confidence, stage_confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.heads import CosineClassifier, QueryHeads
 from mobius_seg.layers import (
@@ -308,23 +309,28 @@ class Decoder(nn.Module):
         depth = len(self.layers) if layers is None else layers
         first = self.config.queries if not keep else min(keep[0], self.config.queries)
         query, out, dense = self.selection(maps, names, text_BKC, column_mask_BK, object_C, first)
+        normed = self.heads.norm(query)
         out = LayerOutput(
             out.logits_BQK,
             out.object_logits_BQ,
             out.boxes_BQ4,
-            self.heads.mask(self.heads.norm(query)),
+            self.heads.mask(normed),
         )
+        out = self.heads.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
         memory = self.memory(maps)
         for i, layer in enumerate(self.layers[:depth]):
+            kept = None
             if keep and i > 0:
-                query, boxes = self._drop(
+                query, boxes, kept = self._drop(
                     query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
                 )
             position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
             query = layer(query, boxes, position, memory)
-            out = self.heads(query, boxes, names, text_BKC, object_C)
+            out = replace(
+                self.heads(query, boxes, names, text_BKC, object_C, column_mask_BK), kept_BQ=kept
+            )
             outputs.append(out)
             boxes = out.boxes_BQ4.detach()
         return outputs, dense
@@ -336,18 +342,15 @@ class Decoder(nn.Module):
         out: LayerOutput,
         column_mask_BK: Tensor | None,
         count: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Keep the ``count`` most confident queries, in their order."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keep the ``count`` most confident queries, in their order, and say which."""
         if count >= query_BQC.shape[1]:
-            return query_BQC, boxes_BQ4
-        score_BQ = confidence(
-            out.logits_BQK.detach(),
-            out.object_logits_BQ.detach(),
-            column_mask_BK,
-            self.config.objectness_weight,
-        )
-        index = score_BQ.topk(count, dim=1).indices.sort(1).values[..., None]
+            return query_BQC, boxes_BQ4, None
+        score_BQ = stage_confidence(out, column_mask_BK, self.config.objectness_weight)
+        index_BQ = score_BQ.topk(count, dim=1).indices.sort(1).values
+        index = index_BQ[..., None]
         return (
             query_BQC.gather(1, index.expand(-1, -1, query_BQC.shape[2])),
             boxes_BQ4.gather(1, index.expand(-1, -1, 4)),
+            index_BQ,
         )

@@ -1,9 +1,12 @@
 """What is read off a query: its class, its box and its mask vector; shared by every layer."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobius_seg.calibration import best_column
 from mobius_seg.config import ModelConfig
 from mobius_seg.layers import MLP, inverse_sigmoid
 from mobius_seg.naming import NameEvidence
@@ -73,8 +76,66 @@ class CosineClassifier(nn.Module):
         return log_scale.minimum(limit).exp()
 
 
+class UncertaintyHead(nn.Module):
+    """Predicts the quality of a query under its best name; what it misses is the uncertainty.
+
+    Reads the query, the text vector that it scores highest, and their similarity; where an image
+    has no column, the object vector takes its place.
+
+    Args:
+        config: width and prior.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        super().__init__()
+        self.mlp = MLP(2 * config.width + 1, config.width, 1)
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, config.prior_logit)
+
+    def forward(
+        self,
+        normed_BQC: Tensor,
+        scored: LayerOutput,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+    ) -> Tensor:
+        """Predict each query's quality.
+
+        Args:
+            normed_BQC: [B, Q, C] normalised (LayerNorm) queries.
+            scored: the stage's predictions; its logits are read, in tenths, as similarities
+                (cosines up to the classifier's scale and bias), without gradient.
+            text_BKC: [B or 1, K, C] columns.
+            column_mask_BK: bool [B or 1, K], True = a real column; None = all.
+            object_C: [C] the learned object vector.
+
+        Returns:
+            [B, Q] before the sigmoid.
+        """
+        text_BQC = F.normalize(object_C, dim=-1).to(normed_BQC.dtype).expand_as(normed_BQC)
+        logit_BQ = scored.object_logits_BQ.detach()
+        if text_BKC.shape[1]:
+            batch, width = normed_BQC.shape[0], normed_BQC.shape[2]
+            logits_BQK = scored.logits_BQK.detach()
+            best_BQ1 = best_column(logits_BQK, column_mask_BK)[..., None]
+            texts_BKC = text_BKC.to(normed_BQC.dtype).expand(batch, -1, -1)
+            best_BQC = texts_BKC.gather(1, best_BQ1.expand(-1, -1, width))
+            named_B1 = logit_BQ.new_ones(1, 1, dtype=torch.bool)
+            if column_mask_BK is not None:
+                named_B1 = column_mask_BK.any(-1, keepdim=True)
+            text_BQC = torch.where(named_B1[..., None], best_BQC, text_BQC)
+            logit_BQ = torch.where(named_B1, logits_BQK.gather(2, best_BQ1)[..., 0], logit_BQ)
+        similarity_BQ1 = logit_BQ[..., None].to(normed_BQC.dtype) / 10
+        quality: Tensor = self.mlp(torch.cat([normed_BQC, text_BQC, similarity_BQ1], -1))
+        return quality[..., 0]
+
+
 class QueryHeads(nn.Module):
-    """Class, box and mask heads.
+    """Class, box and mask heads, and the uncertainty head where the model has one.
 
     Args:
         config: widths.
@@ -91,6 +152,7 @@ class QueryHeads(nn.Module):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        self.uncertainty = UncertaintyHead(config) if config.uncertainty_head else None
 
     def forward(
         self,
@@ -99,6 +161,7 @@ class QueryHeads(nn.Module):
         names: NameEvidence,
         text_BKC: Tensor,
         object_C: Tensor,
+        column_mask_BK: Tensor | None = None,
     ) -> LayerOutput:
         """Read one stage's predictions.
 
@@ -109,10 +172,34 @@ class QueryHeads(nn.Module):
             names: the picture's name vectors.
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
+            column_mask_BK: bool [B or 1, K], True = a real column; None = all.
         """
         normed = self.norm(query_BQC)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
         masks = self.mask(normed)
         seen = names.under(masks, boxes)
         logits, objects = self.classifier(normed, seen, text_BKC, object_C)
-        return LayerOutput(logits, objects, boxes, masks)
+        out = LayerOutput(logits, objects, boxes, masks)
+        return self.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
+
+    def with_quality(
+        self,
+        out: LayerOutput,
+        normed_BQC: Tensor,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+    ) -> LayerOutput:
+        """Predictions completed by :class:`UncertaintyHead`, where the model has one.
+
+        Args:
+            out: a stage's predictions.
+            normed_BQC: its normalised queries, and so on as in that class.
+            text_BKC: columns.
+            column_mask_BK: real columns.
+            object_C: the object vector.
+        """
+        if self.uncertainty is None:
+            return out
+        quality_BQ = self.uncertainty(normed_BQC, out, text_BKC, column_mask_BK, object_C)
+        return replace(out, quality_logits_BQ=quality_BQ)

@@ -3,21 +3,21 @@
 Targets are padded to [B, M], so that a stage's loss is a handful of batched operations.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.calibration import (
-    CLASS_LOSSES,
-    ClassLoss,
+    answer_confidence,
     confidence_loss,
     name_contrast,
     synonym_weight,
 )
 from mobius_seg.data.sample import Target
-from mobius_seg.errors import InputError
+from mobius_seg.final_targets import final_answers, final_index
+from mobius_seg.loss_config import LossConfig
+from mobius_seg.mask_losses import mask_terms
 from mobius_seg.matcher import (
     MatchCosts,
     assign,
@@ -27,62 +27,13 @@ from mobius_seg.matcher import (
     pairwise_dice_cost,
     pairwise_mask_cost,
 )
-from mobius_seg.points import (
-    PointConfig,
-    box_points,
-    enlarged_corners,
-    point_sample,
-    sample_mask_points,
-)
+from mobius_seg.points import box_points, point_sample
 from mobius_seg.regions import region_loss
 from mobius_seg.targets import PaddedTargets, pad_targets, repeat_targets
 from mobius_seg.types import DenseOutput, LayerOutput, ModelOutput, TextPrompt
+from mobius_seg.uncertainty import uncertainty_loss
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights and switches of the criterion.
-
-    Attributes:
-        classification: weight of the class loss (the same in matching), and so on for the others.
-        mask: weight of the mask cross-entropy.
-        dice: weight of the dice loss.
-        box: weight of the L1 box loss.
-        giou: weight of the GIoU loss.
-        contrast: weight of the names' competition (``calibration.name_contrast``).
-        regions: weight of the region loss (``regions.region_loss``); 0 leaves it out.
-        dense: weight of the auxiliary dense loss; 0 leaves it out.
-        dense_tokens: best tokens per object in the dense loss.
-        class_loss: form of the class loss.
-        gamma: power of the quality target and of the negatives' weight (MAL, 1.5).
-        synonyms: push names that mean the same less (``calibration.synonym_weight``).
-        points: where masks are compared.
-    """
-
-    classification: float = 4.0
-    mask: float = 5.0
-    dice: float = 5.0
-    box: float = 5.0
-    giou: float = 2.0
-    contrast: float = 3.0
-    regions: float = 3.0
-    dense: float = 1.0
-    dense_tokens: int = 6
-    class_loss: ClassLoss = "mal"
-    gamma: float = 1.5
-    synonyms: bool = True
-    points: PointConfig = field(default_factory=PointConfig)
-
-    def __post_init__(self) -> None:
-        """Reject an unknown class loss.
-
-        Raises:
-            InputError: names the field, the value and what is allowed.
-        """
-        if self.class_loss not in CLASS_LOSSES:
-            raise InputError(
-                f"LossConfig.class_loss is {self.class_loss!r}; allowed: {', '.join(CLASS_LOSSES)}"
-            )
+__all__ = ["Criterion", "LossConfig"]
 
 
 class Criterion(nn.Module):
@@ -122,7 +73,7 @@ class Criterion(nn.Module):
         Returns:
             ``loss`` (the weighted sum) and its parts: ``dense``, ``regions`` and, unweighted and of
             the last layer, ``class``, ``contrast``, ``mask``, ``dice``, ``box``, ``giou`` and
-            ``quality`` (the mean u).
+            ``quality`` (the mean u); ``uncertainty`` where the model has that head.
         """
         features = output.mask_features_BMhw.float()
         size = (features.shape[2] * 4, features.shape[3] * 4)
@@ -134,10 +85,17 @@ class Criterion(nn.Module):
         normaliser = padded.valid_BM.sum().clamp(min=1).float()
         total = features.new_zeros(())
         parts: dict[str, Tensor] = {}
-        for layer in output.layers:
-            parts = self._stage(_as_float(layer), features, padded, columns, normaliser, generator)
+        layers = [_as_float(layer) for layer in output.layers]
+        stages = [self._shape_terms(x, features, padded, normaliser, generator) for x in layers]
+        answers = self._answers(layers, [stage[:2] for stage in stages], padded)
+        for layer, answer, (_, _, shapes) in zip(layers, answers, stages, strict=True):
+            parts = self._name_terms(layer, answer, columns, normaliser) | shapes
             total = total + sum(
-                (getattr(self.config, weight) * parts[name] for name, weight in _PARTS.items()),
+                (
+                    getattr(self.config, _PARTS[name]) * parts[name]
+                    for name in _PARTS
+                    if name in parts
+                ),
                 start=features.new_zeros(()),
             )
         if output.dense is not None and self.config.dense > 0:
@@ -150,16 +108,15 @@ class Criterion(nn.Module):
         parts["loss"] = total
         return parts
 
-    def _stage(
+    def _shape_terms(
         self,
         layer: LayerOutput,
         features: Tensor,
         targets: PaddedTargets,
-        columns_BK: Tensor,
         normaliser: Tensor,
         generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        """Match one stage and compare."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Match one stage and compare boxes and masks: query and quality of each target, terms."""
         query_BM = self.match(layer, features, targets, generator)
         hit_BM = query_BM >= 0
         index = query_BM.clamp(min=0)[..., None]
@@ -168,22 +125,60 @@ class Criterion(nn.Module):
         iou, giou = box_iou_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes_BM4))
         l1 = (boxes - targets.boxes_BM4).abs().sum(-1)
         logits_BMhw = torch.einsum("bnm,bmhw->bnhw", embed, features)
-        bce, dice, mask_iou = self._mask_terms(logits_BMhw, targets, generator)
+        support_BM = None
+        if self.config.region_weighting:
+            support_BM = answer_confidence(layer, query_BM, targets.columns_BMK)
+        bce, dice, mask_iou = mask_terms(
+            logits_BMhw,
+            targets.masks_BMHW,
+            targets.boxes_BM4,
+            self.config.points,
+            generator,
+            support_BM,
+        )
         masked_BM = hit_BM & targets.has_mask_B[:, None]
         quality = (iou.clamp(min=0) * mask_iou).sqrt()
         quality = torch.where(targets.has_mask_B[:, None], quality, iou.clamp(min=0)).detach()
-        classification, contrast = self._class_terms(
-            layer.logits_BQK, layer.object_logits_BQ, query_BM, quality, targets, columns_BK
-        )
-        return {
-            "class": classification / normaliser,
-            "contrast": contrast / normaliser,
+        terms = {
             "mask": (bce * masked_BM).sum() / normaliser,
             "dice": (dice * masked_BM).sum() / normaliser,
             "box": (l1 * hit_BM).sum() / normaliser,
             "giou": ((1 - giou) * hit_BM).sum() / normaliser,
             "quality": (quality * hit_BM).sum() / hit_BM.sum().clamp(min=1),
         }
+        return query_BM, quality, terms
+
+    def _answers(
+        self,
+        layers: list[LayerOutput],
+        own: list[tuple[Tensor, Tensor]],
+        targets: PaddedTargets,
+    ) -> list[tuple[Tensor, Tensor, PaddedTargets]]:
+        """What each stage's confidence learns: query and quality of each target, and these."""
+        if self.config.calibration_target == "own":
+            return [(query_BM, quality_BM, targets) for query_BM, quality_BM in own]
+        return [
+            final_answers(index_BQ, mine, own[-1], targets)
+            for index_BQ, mine in zip(final_index(layers), own, strict=True)
+        ]
+
+    def _name_terms(
+        self,
+        layer: LayerOutput,
+        answer: tuple[Tensor, Tensor, PaddedTargets],
+        columns_BK: Tensor,
+        normaliser: Tensor,
+    ) -> dict[str, Tensor]:
+        """The terms of one stage's confidence."""
+        query_BM, quality_BM, targets = answer
+        classification, contrast = self._class_terms(
+            layer.logits_BQK, layer.object_logits_BQ, query_BM, quality_BM, targets, columns_BK
+        )
+        terms = {"class": classification / normaliser, "contrast": contrast / normaliser}
+        if layer.quality_logits_BQ is not None:
+            loss = uncertainty_loss(layer, query_BM, quality_BM, targets, columns_BK)
+            terms["uncertainty"] = loss / normaliser
+        return terms
 
     @torch.no_grad()
     def match(
@@ -229,25 +224,6 @@ class Criterion(nn.Module):
             return uniform
         inside = box_points(targets.boxes_BM4, config.match_per_target, generator, enlarge=1.2)
         return torch.cat([uniform, inside.reshape(batch, -1, 2)], 1)
-
-    def _mask_terms(
-        self, logits_BMhw: Tensor, targets: PaddedTargets, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cross-entropy, dice loss and IoU of matched masks, each [B, M]."""
-        batch, count = targets.valid_BM.shape
-        flat = logits_BMhw.reshape(batch * count, 1, *logits_BMhw.shape[2:])
-        wanted = targets.masks_BMHW.reshape(batch * count, 1, *targets.masks_BMHW.shape[2:])
-        boxes = targets.boxes_BM4.reshape(-1, 4)
-        points, in_box = sample_mask_points(flat.detach(), boxes, self.config.points, generator)
-        logits_NP = point_sample(flat, points)[:, 0]
-        labels_NP = point_sample(wanted, points)[:, 0]
-        bce = F.binary_cross_entropy_with_logits(logits_NP, labels_NP, reduction="none").mean(-1)
-        prob = logits_NP.sigmoid()
-        overlap = 2 * (prob * labels_NP).sum(-1)
-        dice = 1 - (overlap + 1) / (prob.sum(-1) + labels_NP.sum(-1) + 1)
-        iou = _mask_iou(flat.detach(), logits_NP.detach(), labels_NP, boxes, in_box)
-        shape = (batch, count)
-        return bce.reshape(shape), dice.reshape(shape), iou.reshape(shape)
 
     def _class_terms(
         self,
@@ -355,45 +331,18 @@ _PARTS = {
     "dice": "dice",
     "box": "box",
     "giou": "giou",
+    "uncertainty": "uncertainty",
 }
 
 
 def _as_float(layer: LayerOutput) -> LayerOutput:
     """Losses are computed in float32 whatever the network ran in."""
-    return LayerOutput(
-        layer.logits_BQK.float(),
-        layer.object_logits_BQ.float(),
-        layer.boxes_BQ4.float(),
-        layer.mask_embed_BQM.float(),
+    quality = layer.quality_logits_BQ
+    return replace(
+        layer,
+        logits_BQK=layer.logits_BQK.float(),
+        object_logits_BQ=layer.object_logits_BQ.float(),
+        boxes_BQ4=layer.boxes_BQ4.float(),
+        mask_embed_BQM=layer.mask_embed_BQM.float(),
+        quality_logits_BQ=None if quality is None else quality.float(),
     )
-
-
-def _mask_iou(
-    logits_N1hw: Tensor, logits_NP: Tensor, labels_NP: Tensor, boxes_N4: Tensor, in_box: int
-) -> Tensor:
-    """IoU of the thresholded mask, [N]: from points in the enlarged box plus what lies outside it.
-
-    Args:
-        logits_N1hw: mask logits at stride 4.
-        logits_NP: logits at the points, those drawn in the box first.
-        labels_NP: labels at the points.
-        boxes_N4: target boxes.
-        in_box: number of points drawn uniformly in the enlarged box; 0 counts cells instead.
-    """
-    height, width = logits_N1hw.shape[2:]
-    if in_box == 0:
-        predicted, wanted = logits_NP > 0, labels_NP > 0.5
-        both = (predicted & wanted).sum(-1)
-        return both / (predicted | wanted).sum(-1).clamp(min=1)
-    predicted, wanted = logits_NP[:, :in_box] > 0, labels_NP[:, :in_box] > 0.5
-    both = (predicted & wanted).sum(-1).float()
-    either = (predicted | wanted).sum(-1).float()
-    low, high = enlarged_corners(boxes_N4)
-    y = (torch.arange(height, device=low.device) + 0.5) / height
-    x = (torch.arange(width, device=low.device) + 0.5) / width
-    in_y = (y > low[:, 1:]) & (y < high[:, 1:])
-    in_x = (x > low[:, :1]) & (x < high[:, :1])
-    positive = logits_N1hw[:, 0] > 0
-    outside = (positive & ~(in_y[:, :, None] & in_x[:, None, :])).sum((1, 2))
-    area = (high - low).prod(-1).clamp(min=1e-6) * height * width
-    return both / (either + outside * in_box / area).clamp(min=1.0)

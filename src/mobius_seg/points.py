@@ -101,3 +101,36 @@ def sample_mask_points(
         parts.append(tried.gather(1, index[..., None].expand(-1, -1, 2)))
     anywhere = torch.rand(count, config.count - uncertain, 2, generator=generator).to(device)
     return torch.cat([*parts, anywhere], 1), config.in_box
+
+
+def spare_unsupported(
+    points_NP2: Tensor,
+    support_N: Tensor,
+    config: PointConfig,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Chase the uncertain points of a mask only as far as its query is supported.
+
+    Of the points that :func:`sample_mask_points` drew where mask n is uncertain, the
+    round(c_n * share) most uncertain stay, each of weight c_n; points drawn anywhere, of weight 1,
+    take the place of the others. With c = 1 nothing changes.
+
+    Args:
+        points_NP2: of :func:`sample_mask_points`.
+        support_N: c in 0..1.
+        config: numbers of points, the same.
+        generator: CPU source of the points.
+
+    Returns:
+        Points [N, P, 2] and their weights [N, P].
+    """
+    count, device = points_NP2.shape[0], points_NP2.device
+    uncertain = int(config.importance * config.count)
+    chased_NP = torch.arange(uncertain, device=device) < (support_N[:, None] * uncertain).round()
+    share = slice(config.in_box, config.in_box + uncertain)
+    instead = torch.rand(count, uncertain, 2, generator=generator).to(device)
+    points_NP2 = points_NP2.clone()
+    points_NP2[:, share] = torch.where(chased_NP[..., None], points_NP2[:, share], instead)
+    weight_NP = support_N.new_ones(points_NP2.shape[:2])
+    weight_NP[:, share] = torch.where(chased_NP, support_N[:, None], weight_NP[:, share])
+    return points_NP2, weight_NP

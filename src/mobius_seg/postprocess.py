@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mobius_seg.calibration import name_scores
+from mobius_seg.calibration import name_scores, with_quality
+from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.preprocess import Frame
 from mobius_seg.types import ModelOutput
 
@@ -35,7 +36,7 @@ class Selection:
     Attributes:
         queries_N: int64 [N].
         columns_N: int64 [N], the best column of the prompt (0 without names).
-        scores_N: float32 [N].
+        scores_N: float32 [N], mapped where maps were given.
     """
 
     queries_N: Tensor
@@ -50,6 +51,7 @@ def select(
     objectness_weight: float,
     threshold: float,
     max_instances: int,
+    maps: ScoreMaps | None = None,
 ) -> Selection:
     """Keep the queries of one image whose best name reaches the threshold.
 
@@ -60,8 +62,9 @@ def select(
         index: of the image in the batch.
         columns: K, how many columns of the prompt are this image's; 0 for class-agnostic.
         objectness_weight: alpha of :func:`mobius_seg.calibration.name_scores`.
-        threshold: lowest score kept.
+        threshold: lowest score kept, after the maps.
         max_instances: how many are kept at most.
+        maps: give scores their calibrated values; the order stays that of the scores themselves.
     """
     layer = output.layers[-1]
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
@@ -72,8 +75,13 @@ def select(
     else:
         best_Q = object_logits_1Q[0].sigmoid()
         column_Q = torch.zeros_like(best_Q, dtype=torch.int64)
+    quality_BQ = layer.quality_logits_BQ
+    if quality_BQ is not None:
+        best_Q = with_quality(best_Q[None], quality_BQ[index : index + 1].float())[0]
     best_Q, column_Q = best_Q.cpu(), column_Q.cpu()
     order_Q = torch.sort(best_Q, descending=True, stable=True).indices
+    if maps is not None:
+        best_Q = maps.apply(len(output.layers) - 1, best_Q)
     kept_N = order_Q[best_Q[order_Q] >= threshold][:max_instances]
     return Selection(queries_N=kept_N, columns_N=column_Q[kept_N], scores_N=best_Q[kept_N])
 
@@ -90,7 +98,7 @@ def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:
 
 
 def encode_masks(
-    output: ModelOutput, index: int, queries_N: Tensor, frame: Frame
+    output: ModelOutput, index: int, queries_N: Tensor, frame: Frame, stage: int = -1
 ) -> list[dict[str, Any] | None]:
     """Masks of one image's queries in its original size.
 
@@ -99,12 +107,13 @@ def encode_masks(
         index: of the image in the batch.
         queries_N: int64 [N], which queries.
         frame: where the picture lies in the input.
+        stage: whose masks, by default those of the last.
 
     Returns:
         N compressed COCO RLE with ``counts`` as str; None where the mask is empty.
     """
     features_Mhw = output.mask_features_BMhw[index].float()
-    embed_QM = output.layers[-1].mask_embed_BQM[index].float()
+    embed_QM = output.layers[stage].mask_embed_BQM[index].float()
     pixels = features_Mhw.shape[1] * features_Mhw.shape[2]
     chunk = max(1, _CHUNK_VALUES // pixels)
     rows, columns = (_positions(frame, axis, features_Mhw.shape[1 + axis]) for axis in (0, 1))

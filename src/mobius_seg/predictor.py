@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from mobius_seg.checkpoint import load_model
+from mobius_seg.calibration_file import EVERYTHING, NAMES, Calibration
+from mobius_seg.checkpoint import load_calibration, load_model
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.imageio import ImageInput, load_image
@@ -58,7 +59,8 @@ def load(
             f"load() needs a model's name or folder, got {type(name).__name__}: {name!r}"
         )
     network = load_model(name, random_weights=random_weights, seed=seed)
-    return Predictor(network, text_encoder=text_encoder, device=device)
+    calibration = None if random_weights else load_calibration(name)
+    return Predictor(network, text_encoder=text_encoder, device=device, calibration=calibration)
 
 
 class Predictor:
@@ -69,6 +71,8 @@ class Predictor:
         config: its :class:`ModelConfig`.
         text_encoder: encodes names and expressions.
         device: where the network runs.
+        calibration: maps and precision of its scores, None where ``mobius-seg calibrate`` has not
+            fitted any.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Predictor:
         *,
         text_encoder: TextEncoder | None = None,
         device: str | torch.device | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -84,6 +89,7 @@ class Predictor:
             network: put on ``device`` and into evaluation mode.
             text_encoder: None for :func:`mobius_seg.text.default_encoder`.
             device: None for the GPU if there is one, else the CPU.
+            calibration: of this network.
 
         Raises:
             InputError: the device is not there, or the encoder's vectors do not fit the network.
@@ -91,6 +97,7 @@ class Predictor:
         self.device = _device(device)
         self.network = network.eval().to(self.device)
         self.config: ModelConfig = network.config
+        self.calibration = calibration
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
@@ -119,6 +126,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        calibrated: bool = True,
     ) -> Instances: ...
 
     @overload
@@ -132,6 +140,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        calibrated: bool = True,
     ) -> list[Instances]: ...
 
     def predict(
@@ -144,6 +153,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        calibrated: bool = True,
     ) -> Instances | list[Instances]:
         """Find the instances that the prompt asks for.
 
@@ -157,9 +167,11 @@ class Predictor:
             expression: a phrase that points something out, such as "the cup on the left". With a
                 list of pictures also one for each.
             size: longest side in pixels that pictures are resized to; None for the model's own.
-            threshold: lowest score that is returned, 0 to 1.
+            threshold: lowest score that is returned, 0 to 1; a calibrated score where scores are.
             max_instances: how many are returned at most, the best ones.
             batch_size: how many pictures run at once.
+            calibrated: map scores to the quality to expect, where the model has been calibrated;
+                False gives the network's own scores.
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
@@ -172,7 +184,8 @@ class Predictor:
         sources: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
-        _check_arguments(size, threshold, max_instances, batch_size)
+        _check_arguments(size, threshold, max_instances, batch_size, calibrated)
+        limits = _Limits(float(threshold), max_instances, calibrated)
         results: list[Instances | None] = [None] * len(sources)
         waiting: dict[tuple[int, int], list[_Job]] = {}
         for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True)):
@@ -183,34 +196,75 @@ class Predictor:
             batch = waiting.setdefault(job.frame.padded, [])
             batch.append(job)
             if len(batch) == batch_size:
-                self._run(waiting.pop(job.frame.padded), results, threshold, max_instances)
+                self._run(waiting.pop(job.frame.padded), results, limits)
         for batch in waiting.values():
-            self._run(batch, results, threshold, max_instances)
+            self._run(batch, results, limits)
         done = [result for result in results if result is not None]
         assert len(done) == len(sources)
         return done if many else done[0]
+
+    def threshold_for(self, *, precision: float, mode: str = NAMES) -> float:
+        """Score threshold of a wanted precision, as measured on the calibration set.
+
+        Args:
+            precision: share of the results that shall match an object of their name with an IoU of
+                at least 0.5, above 0 to 1.
+            mode: ``names``, or ``everything`` for prompts without names.
+
+        Returns:
+            The lowest ``threshold`` for :meth:`predict` that reached it.
+
+        Raises:
+            InputError: no threshold did, or the model is not calibrated.
+        """
+        return self._calibration().table(mode).threshold_for(precision)
+
+    def expected_precision(self, score: float, *, mode: str = NAMES) -> float:
+        """Precision of everything found at or above a score, as measured on the calibration set.
+
+        Args:
+            score: a calibrated score, 0 to 1.
+            mode: ``names``, or ``everything`` for prompts without names.
+
+        Returns:
+            Share of results with an IoU of at least 0.5; above all scores of that set, the
+            precision of its most confident results.
+
+        Raises:
+            InputError: the score is not within 0 to 1, or the model is not calibrated.
+        """
+        return self._calibration().table(mode).expected_precision(score)
+
+    def _calibration(self) -> Calibration:
+        """The calibration, which must be there."""
+        if self.calibration is None:
+            raise InputError(
+                f"model {self.config.name!r} is not calibrated: run mobius-seg calibrate first"
+            )
+        return self.calibration
 
     @torch.inference_mode()
     def _run(
         self,
         jobs: "list[_Job]",
         results: list[Instances | None],
-        threshold: float,
-        max_instances: int,
+        limits: "_Limits",
     ) -> None:
         """Predict pictures of one padded size and fill in their results."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
         prompt = build_batch([job.prompt for job in jobs], self.text_encoder).to(self.device)
         output = self.network(images_B3HW, prompt)
         for row, job in enumerate(jobs):
-            results[job.index] = self._read(output, row, job, threshold, max_instances)
+            results[job.index] = self._read(output, row, job, limits)
 
-    def _read(
-        self, output: ModelOutput, row: int, job: "_Job", threshold: float, max_instances: int
-    ) -> Instances:
+    def _read(self, output: ModelOutput, row: int, job: "_Job", limits: "_Limits") -> Instances:
         """Instances of one picture of a batch."""
         alpha, columns = self.config.objectness_weight, len(job.prompt.texts)
-        chosen = select(output, row, columns, alpha, threshold, max_instances)
+        maps = None
+        if limits.calibrated and self.calibration is not None:
+            maps = self.calibration.maps[NAMES if columns else EVERYTHING]
+        threshold, most = limits.threshold, limits.max_instances
+        chosen = select(output, row, columns, alpha, threshold, most, maps)
         found = encode_masks(output, row, chosen.queries_N, job.frame)
         kept = [i for i, rle in enumerate(found) if rle is not None]
         rles = [rle for rle in found if rle is not None]
@@ -226,6 +280,15 @@ class Predictor:
             name_ids=np.array([positions[column] for column in column_N], np.int64),
             source=job.source,
         )
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Which instances are returned, by which scores."""
+
+    threshold: float
+    max_instances: int
+    calibrated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,18 +321,25 @@ def _real_boxes(boxes_xyxy: NDArray[np.float32], rles: list[dict[str, Any]]) -> 
     return boxes_xyxy
 
 
-def _check_arguments(size: object, threshold: object, max_instances: object, batch: object) -> None:
+def _check_arguments(
+    size: object, threshold: object, max_instances: object, batch: object, calibrated: object
+) -> None:
     """Check the numbers that predict takes."""
     low, high = SIZE_LIMITS
     if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
         raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    if not 0.0 <= float(threshold) <= 1.0:
+    if not isinstance(calibrated, bool):
+        raise InputError(f"calibrated is {calibrated!r}; allowed: True or False")
+    if not _is_number(threshold) or not 0.0 <= float(threshold) <= 1.0:  # type: ignore[arg-type]
         raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
     for field, value in (("max_instances", max_instances), ("batch_size", batch)):
         if not _is_whole(value) or value < 1:  # type: ignore[operator]
             raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
+
+
+def _is_number(value: object) -> bool:
+    """A number, which True is not."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _is_whole(value: object) -> bool:

@@ -57,12 +57,20 @@ class LayerOutput:
         object_logits_BQ: score against the learned "object" vector, before the sigmoid.
         boxes_BQ4: cxcywh in 0..1.
         mask_embed_BQM: vectors whose product with the mask features gives the mask logits.
+        kept_BQ: int64, index of each query in the stage before; None where every query went on.
+        quality_logits_BQ: predicted quality before the sigmoid; None without uncertainty head.
     """
 
     logits_BQK: Tensor
     object_logits_BQ: Tensor
     boxes_BQ4: Tensor
     mask_embed_BQM: Tensor
+    kept_BQ: Tensor | None = field(default=None)
+    quality_logits_BQ: Tensor | None = field(default=None)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The fields that are there, in their order."""
+        return tuple(value for value in vars(self).values() if value is not None)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,14 @@ PUBLIC = [
     "list_models",
     "load",
 ]
-PREDICT = {"names": None, "expression": None, "size": None, "threshold": 0.3, "max_instances": 100}
+PREDICT = {
+    "names": None,
+    "expression": None,
+    "size": None,
+    "threshold": 0.3,
+    "max_instances": 100,
+    "calibrated": True,
+}
 
 
 def test_public_names() -> None:

@@ -113,7 +113,7 @@ def outputs() -> dict[str, dict[str, float]]:
             out = filled(config)(picture()[None], prompt)
         for stage, layer in enumerate(out.layers):
             for key, value in vars(layer).items():
-                if value.numel():
+                if value is not None and value.numel():
                     found[f"{title}/{stage}/{key}"] = digest(value)
         found[f"{title}/mask_features"] = digest(out.mask_features_BMhw)
         found[f"{title}/mask_logits"] = digest(out.mask_logits())

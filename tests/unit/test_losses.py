@@ -13,7 +13,8 @@ from torch import Tensor
 from mobius_seg.calibration import confidence_loss, name_contrast
 from mobius_seg.data.sample import Batch, Sample, Target, Vocabulary, collate
 from mobius_seg.errors import InputError
-from mobius_seg.losses import Criterion, LossConfig, _mask_iou
+from mobius_seg.losses import Criterion, LossConfig
+from mobius_seg.mask_losses import mask_iou
 from mobius_seg.points import PointConfig, box_points, point_sample
 from mobius_seg.targets import pad_targets
 from mobius_seg.types import DenseOutput, LayerOutput, ModelOutput, TextPrompt
@@ -86,7 +87,7 @@ def run(
 
 
 def leaf(layer: LayerOutput) -> LayerOutput:
-    return LayerOutput(*(t.clone().requires_grad_() for t in vars(layer).values()))
+    return LayerOutput(*(t.clone().requires_grad_() for t in layer.tensors()))
 
 
 def random_layer(columns: int, queries: int = 6, seed: int = 0) -> LayerOutput:
@@ -190,7 +191,7 @@ def test_a_batch_is_the_sum_of_its_images() -> None:
     ]
     layers = [random_layer(2, seed=seed) for seed in (0, 1)]
     joint = LayerOutput(
-        *(torch.cat(pair) for pair in zip(*(vars(x).values() for x in layers), strict=True))
+        *(torch.cat(pair) for pair in zip(*(x.tensors() for x in layers), strict=True))
     )
     features = torch.zeros(1, 7, 16, 16)
     together = run([joint], features.expand(2, -1, -1, -1), both, prompt(2))["loss"] * 3
@@ -324,7 +325,7 @@ def test_without_masks_there_is_no_mask_loss_and_quality_is_box_iou() -> None:
     assert layer.boxes_BQ4.grad.any()
 
 
-def test_quality_is_the_geometric_mean_of_box_and_mask_iou() -> None:
+def test_quality_is_the_geometric_mean_of_box_andmask_iou() -> None:
     wanted = target(BOXES[:1])
     layer, features = perfect(wanted, sure=20.0)
     shifted = layer.boxes_BQ4.clone()
@@ -354,7 +355,7 @@ def test_images_without_an_object() -> None:
 def test_predictions_that_are_not_finite_do_not_stop_the_matcher(bad: float) -> None:
     wanted = target(named=[[1], [1]])
     layer, features = perfect(wanted)
-    for value in vars(layer).values():
+    for value in layer.tensors():
         value[0, 2] = bad
     padded = pad_targets([wanted], prompt(1), (SIDE, SIDE), CPU)
     query = Criterion(LossConfig(points=UNIFORM)).match(layer, features, padded, generator())
@@ -364,7 +365,7 @@ def test_predictions_that_are_not_finite_do_not_stop_the_matcher(bad: float) -> 
 def test_more_targets_than_queries() -> None:
     wanted = target(named=[[1], [1]])
     layer, features = perfect(wanted, queries=3)
-    one = LayerOutput(*(value[:, 1:2] for value in vars(layer).values()))
+    one = LayerOutput(*(value[:, 1:2] for value in layer.tensors()))
     padded = pad_targets([wanted], prompt(1), (SIDE, SIDE), CPU)
     criterion = Criterion(LossConfig(points=UNIFORM))
     assert criterion.match(one, features, padded, generator()).tolist() == [[-1, 0]]
@@ -496,7 +497,7 @@ def test_mask_quality_is_the_iou(kind: str, x: float, y: float, size: float) -> 
     for count, tolerance in ((8192, 0.03), (256, 0.1)):
         points = box_points(box, count, generator(1))
         labels = point_sample(wanted[None, None].float(), points)[:, 0]
-        estimate = _mask_iou(logits, point_sample(logits, points)[:, 0], labels, box, count)
+        estimate = mask_iou(logits, point_sample(logits, points)[:, 0], labels, box, count)
         assert float(estimate) == pytest.approx(truth, abs=tolerance)
 
 
@@ -512,7 +513,7 @@ def test_mask_quality_at_the_border_and_of_nothing() -> None:
         (torch.ones(cells, cells), 0.01),
     ):
         seen = point_sample(logits[None, None], points)[:, 0]
-        estimate = float(_mask_iou(logits[None, None], seen, labels, box, 4096))
+        estimate = float(mask_iou(logits[None, None], seen, labels, box, 4096))
         assert estimate == pytest.approx(truth, abs=max(0.04 * truth, 0.002))
 
 
@@ -545,7 +546,7 @@ def test_all_kinds_of_samples_in_one_batch(mixed: Batch) -> None:
     parts = Criterion()(output, mixed.targets, mixed.prompt, source)
     parts["loss"].backward()
     assert all(torch.isfinite(value) for value in parts.values())
-    found = [value.grad for value in vars(layer).values() if value.grad is not None]
+    found = [value.grad for value in layer.tensors() if value.grad is not None]
     assert all(torch.isfinite(g).all() for g in found)
     names, objects, boxes, masks = found
     assert mixed.prompt.pooled_mask_BK is not None

@@ -71,7 +71,7 @@ def spread(network: Mobius, seed: int = 0) -> Mobius:
 
 def tensors(output: ModelOutput) -> list[Tensor]:
     """Everything an output holds, the selection's and every layer's, then masks."""
-    found = [t for layer in output.layers for t in vars(layer).values()]
+    found = [t for layer in output.layers for t in layer.tensors()]
     dense = [] if output.dense is None else list(vars(output.dense).values())
     return [*found, *dense, output.mask_features_BMhw, output.text_BKC, output.mask_logits()]
 
@@ -207,7 +207,7 @@ class PresetShapes:
         assert calls == list(range(depth))
         counts = [layer.boxes_BQ4.shape[1] for layer in out.layers]
         assert counts == [9, 9, 7, 4][: depth + 1]
-        assert all(t.shape[1] == counts[-1] for t in vars(out.layers[-1]).values())
+        assert all(t.shape[1] == counts[-1] for t in out.layers[-1].tensors())
         assert out.mask_logits().shape[1] == counts[-1]
 
     @torch.no_grad()
@@ -298,7 +298,7 @@ class PresetTests(PresetShapes):
         permuted = network(self.images(), TextPrompt(vectors[:, order]))
         for a, b in zip(plain.layers, permuted.layers, strict=True):
             back = replace(a, logits_BQK=a.logits_BQK[..., order])
-            for left, right in zip(vars(back).values(), vars(b).values(), strict=True):
+            for left, right in zip(back.tensors(), b.tensors(), strict=True):
                 torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
     @torch.no_grad()
@@ -325,7 +325,7 @@ class PresetTests(PresetShapes):
         dropped = network(self.images(2), self.names(3), keep=[count, 5], layers=2)
         for other in (short, dropped):
             for a, b in zip(plain.layers[:2], other.layers[:2], strict=True):
-                pairs = zip(vars(a).values(), vars(b).values(), strict=True)
+                pairs = zip(a.tensors(), b.tensors(), strict=True)
                 assert all(torch.equal(left, right) for left, right in pairs)
         assert len(short.layers) == 2
         assert dropped.layers[2].boxes_BQ4.shape[1] == 5

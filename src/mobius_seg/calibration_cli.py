@@ -1,0 +1,137 @@
+"""``mobius-seg calibrate`` and the calibration part of ``mobius-seg eval``."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobius_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from mobius_seg.predictor import Predictor
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Fit, store and report.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    import torch
+
+    from mobius_seg.checkpoint import load_model, weights_digest
+    from mobius_seg.evaluate.calibrate import calibrate, output_folder, store
+    from mobius_seg.predictor import Predictor
+
+    source, target = output_folder(options.model, options.out)
+    _check_size(options.size)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    # Without the calibration that may be there: it is replaced, even if it is broken.
+    predictor = Predictor(load_model(options.model), device=options.device)
+    calibration, reports = calibrate(
+        predictor,
+        options.annotations,
+        options.images,
+        weights_sha256=weights_digest(source),
+        size=options.size,
+        limit=options.limit,
+    )
+    path = store(calibration, source, target)
+    for mode, report in reports.items():
+        print_report(report, f"mode {mode}, on the calibration set itself")
+    print(f"wrote {path}")
+    return 0
+
+
+def check_eval_options(options: argparse.Namespace) -> None:
+    """Refuse calibration options of ``eval`` that cannot be meant, before anything runs.
+
+    Raises:
+        InputError: names the option.
+    """
+    if not options.calibration:
+        if options.calibration_plot is not None:
+            raise InputError("--calibration-plot goes with --calibration")
+        return
+    if options.mode == "expressions":
+        raise InputError(
+            "--calibration is not defined with --mode expressions; allowed: names, everything"
+        )
+    path = plot_path(options)
+    if path is not None and path == options.out:
+        raise InputError(f"{path}: --out and --calibration-plot name one file")
+    if path is not None and path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(f"{path}: --calibration-plot must end in .png, .pdf or .svg")
+
+
+def plot_path(options: argparse.Namespace) -> Path | None:
+    """Where the reliability diagrams of ``eval`` go, None for nowhere."""
+    if options.calibration_plot is not None:
+        return Path(options.calibration_plot)
+    return None if options.out is None else Path(options.out).with_suffix(".png")
+
+
+def report_of(predictor: "Predictor", options: argparse.Namespace) -> dict[str, Any]:
+    """The errors that ``eval --calibration`` asks for; draws the diagrams too.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    from mobius_seg.evaluate.calibrate import calibration_report
+
+    return calibration_report(
+        predictor,
+        options.annotations,
+        options.images,
+        mode=options.mode,
+        size=options.size,
+        limit=options.limit,
+        plot=plot_path(options),
+    )
+
+
+def print_report(report: dict[str, Any], title: str = "") -> None:
+    """Print the errors of every stage as a table.
+
+    Args:
+        report: of :func:`mobius_seg.evaluate.calibrate.error_report`.
+        title: what they were taken on.
+    """
+    from rich.table import Table
+
+    from mobius_seg.terminal import make_console
+
+    kinds = ("raw", "mapped") if report["mapped"] else ("raw",)
+    table = Table(title=title or None)
+    table.add_column("stage")
+    for column in ("detections", "rank corr."):
+        table.add_column(column, justify="right")
+    for figure in ("LaECE_0", "D-ECE"):
+        for kind in kinds:
+            table.add_column(f"{figure} {kind}" if len(kinds) > 1 else figure, justify="right")
+    for entry in report["stages"]:
+        stage = entry["stage"]
+        cells = [entry[kind][key] for key in ("laece0", "d_ece") for kind in kinds]
+        table.add_row(
+            "selection" if stage == 0 else f"layer {stage}",
+            str(entry["detections"]),
+            *(_number(value) for value in (entry["rank_correlation"], *cells)),
+        )
+    make_console().print(table)
+
+
+def _number(value: float | None) -> str:
+    """A figure, or that there is none."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _check_size(size: int | None) -> None:
+    """The input's side must be one that the network takes."""
+    from mobius_seg.predictor import SIZE_LIMITS
+
+    low, high = SIZE_LIMITS
+    if size is not None and not low <= size <= high:
+        raise InputError(f"size is {size}; allowed: whole numbers from {low} to {high}")
