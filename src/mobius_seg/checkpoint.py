@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mobius_seg.model import Mobius
+    from mobius_seg.operating_points import OperatingPoints
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
+POINTS_FILE = "operating_points.json"  # see operating_points.py
 RUN_MODEL = "model"  # where a training run puts its finished model
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -63,7 +65,7 @@ def save_model(
 ) -> None:
     """Write a network so that :func:`load_model` gives it back with no further argument.
 
-    Each file is replaced whole.
+    Each file is replaced whole; operating points of weights that stood there before are removed.
 
     Args:
         network: its weights and its configuration are written.
@@ -83,6 +85,7 @@ def save_model(
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt", "model": network.config.name})
         network.config.save(folder / CONFIG_FILE)
+        (folder / POINTS_FILE).unlink(missing_ok=True)
         if training is not None:
             write_text(folder / TRAINING_FILE, json.dumps(training, indent=2) + "\n")
     except OSError as error:
@@ -112,6 +115,21 @@ def load_model(name: str | Path, *, random_weights: bool = False, seed: int = 0)
     _check_fit(tensors, network.state_dict(), folder / WEIGHTS_FILE)
     network.load_state_dict(tensors, strict=True)
     return network.eval()
+
+
+def load_operating_points(name: str | Path) -> "OperatingPoints":
+    """The operating points stored with a model; ``full`` alone where it has not been tuned.
+
+    Args:
+        name: as for :func:`load_model`.
+
+    Raises:
+        InputError: no such model, or the file is broken or belongs to another network.
+    """
+    from mobius_seg.operating_points import load_points
+
+    folder = find_folder(name)
+    return load_points(folder, read_config(folder))
 
 
 def find_folder(name: str | Path) -> Path:

@@ -314,22 +314,48 @@ class Decoder(nn.Module):
             out.logits_BQK,
             out.object_logits_BQ,
             out.boxes_BQ4,
-            self.heads.mask(self.heads.norm(query)),
+            self.heads.mask_vectors(query),
         )
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
         memory = self.memory(maps)
-        for i, layer in enumerate(self.layers[:depth]):
+        for i in range(depth):
             if keep and i > 0:
                 query, boxes = self._drop(
                     query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
                 )
-            position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
-            query = layer(query, boxes, position, memory)
-            out = self.heads(query, boxes, text_BKC, object_C)
+            query, out = self.advance(i, query, boxes, memory, text_BKC, object_C)
             outputs.append(out)
             boxes = out.boxes_BQ4.detach()
         return outputs, dense
+
+    def advance(
+        self,
+        index: int,
+        query_BQC: Tensor,
+        boxes_BQ4: Tensor,
+        memory: ProjectedMemory,
+        text_BKC: Tensor,
+        object_C: Tensor,
+        masks: bool = True,
+    ) -> tuple[Tensor, LayerOutput]:
+        """Run one layer and its heads on any number of queries.
+
+        Args:
+            index: of the layer, from 0.
+            query_BQC: [B, Q, C] queries that go in.
+            boxes_BQ4: their boxes so far, cxcywh in 0..1.
+            memory: projected image tokens of the same B images.
+            text_BKC: [B or 1, K, C] columns.
+            object_C: [C].
+            masks: False leaves the mask vectors out.
+
+        Returns:
+            Queries [B, Q, C] that come out, and what is read off them.
+        """
+        position = self.position(sine_position(boxes_BQ4, query_BQC.shape[2]).to(query_BQC.dtype))
+        query_BQC = self.layers[index](query_BQC, boxes_BQ4, position, memory)
+        return query_BQC, self.heads(query_BQC, boxes_BQ4, text_BKC, object_C, masks)
 
     def _drop(
         self,

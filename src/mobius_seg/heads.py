@@ -86,6 +86,7 @@ class QueryHeads(nn.Module):
         reference_BQ4: Tensor,
         text_BKC: Tensor,
         object_C: Tensor,
+        masks: bool = True,
     ) -> LayerOutput:
         """Read one stage's predictions.
 
@@ -95,8 +96,14 @@ class QueryHeads(nn.Module):
                 logit space (iterative refinement, Zhu et al. 2021).
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
+            masks: False leaves the mask vectors out (they are then [B, Q, 0]).
         """
         normed = self.norm(query_BQC)
         logits, objects = self.classifier(normed, text_BKC, object_C)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
-        return LayerOutput(logits, objects, boxes, self.mask(normed))
+        return LayerOutput(logits, objects, boxes, self.mask(normed) if masks else normed[..., :0])
+
+    def mask_vectors(self, query_BQC: Tensor) -> Tensor:
+        """The mask vectors alone: [B, Q, C] -> [B, Q, M], the same as in :meth:`forward`."""
+        vectors: Tensor = self.mask(self.norm(query_BQC))
+        return vectors

@@ -4,7 +4,7 @@ Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -13,22 +13,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
-from mobius_seg.checkpoint import load_model
+from mobius_seg.checkpoint import load_model, load_operating_points
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.imageio import ImageInput, load_image
 from mobius_seg.instances import Instances
 from mobius_seg.model import Mobius
+from mobius_seg.operating_points import OperatingPoints
+from mobius_seg.planner import Planner, Request, Shape, prompt_shape
 from mobius_seg.postprocess import boxes_to_original, encode_masks, select
+from mobius_seg.predict_arguments import check_arguments, choose_device
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch, read_prompts
+from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
+from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps
+from mobius_seg.receipt import Receipt
 from mobius_seg.text import TextEncoder, default_encoder
-from mobius_seg.types import ModelOutput
+from mobius_seg.types import LayerOutput, TextPrompt
 
 Names: TypeAlias = Sequence[str] | Sequence[Sequence[str]]
-
-SIZE_LIMITS = (32, 8192)
 
 
 def load(
@@ -54,7 +59,8 @@ def load(
         InputError: the model is unknown, its files cannot be used, or the device is not there.
     """
     network = load_model(name, random_weights=random_weights, seed=seed)
-    return Predictor(network, text_encoder=text_encoder, device=device)
+    points = None if random_weights else load_operating_points(name)
+    return Predictor(network, text_encoder=text_encoder, device=device, operating_points=points)
 
 
 class Predictor:
@@ -65,6 +71,8 @@ class Predictor:
         config: its :class:`ModelConfig`.
         text_encoder: encodes names and expressions.
         device: where the network runs.
+        maps: calibrated confidence of each stage, which pruning reads.
+        planner: solves budgets; holds the model's operating points and measured times.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Predictor:
         *,
         text_encoder: TextEncoder | None = None,
         device: str | torch.device | None = None,
+        operating_points: OperatingPoints | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -80,13 +89,16 @@ class Predictor:
             network: put on ``device`` and into evaluation mode.
             text_encoder: None for :func:`mobius_seg.text.default_encoder`.
             device: None for the GPU if there is one, else the CPU.
+            operating_points: tuned for these weights; None for ``full`` alone.
 
         Raises:
             InputError: the device is not there, or the encoder's vectors do not fit the network.
         """
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.network = network.eval().to(self.device)
         self.config: ModelConfig = network.config
+        self.maps: StageMaps = IdentityMaps()
+        self.planner = Planner(self.network, operating_points or OperatingPoints.only_full())
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
@@ -115,6 +127,8 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> Instances: ...
 
     @overload
@@ -128,6 +142,8 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> list[Instances]: ...
 
     def predict(
@@ -140,6 +156,8 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         batch_size: int = 8,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> Instances | list[Instances]:
         """Find the instances that the prompt asks for.
 
@@ -156,10 +174,14 @@ class Predictor:
             threshold: lowest score that is returned, 0 to 1.
             max_instances: how many are returned at most, the best ones.
             batch_size: how many pictures run at once.
+            budget: limit for each picture: ``"2.5gmac"``, ``"3layers"`` or ``"80ms"`` (time of the
+                network, measured on this device when first asked for); None for none.
+            operating_point: a tuned point of the model (``full``, ``balanced``, ``fast``) or a
+                policy; None for ``full``. With a budget both limits hold.
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
-            picture alone would give, within rounding.
+            picture alone would give, within rounding, with a receipt of what was executed.
 
         Raises:
             InputError: a picture or an argument cannot be used; the message says which and why.
@@ -168,23 +190,88 @@ class Predictor:
         sources: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
-        _check_arguments(size, threshold, max_instances, batch_size)
+        check_arguments(size, threshold, max_instances, batch_size)
+        request = self.planner.request(budget, operating_point)
         results: list[Instances | None] = [None] * len(sources)
-        waiting: dict[tuple[int, int], list[_Job]] = {}
+        waiting: dict[Any, list[_Job]] = {}
         for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True)):
             job = _read_job(source, index, prompt, size, f"image {index}" if many else None)
             if prompt.asks_nothing:
                 results[index] = Instances.empty(job.frame.original, source)
                 continue
-            batch = waiting.setdefault(job.frame.padded, [])
+            # What a budget buys depends on the prompt too.
+            alike = job.frame.padded if request.budget is None else (job.frame.padded, prompt)
+            batch = waiting.setdefault(alike, [])
             batch.append(job)
             if len(batch) == batch_size:
-                self._run(waiting.pop(job.frame.padded), results, threshold, max_instances)
+                self._run(waiting.pop(alike), results, threshold, max_instances, request)
         for batch in waiting.values():
-            self._run(batch, results, threshold, max_instances)
+            self._run(batch, results, threshold, max_instances, request)
         done = [result for result in results if result is not None]
         assert len(done) == len(sources)
         return done if many else done[0]
+
+    def stream(
+        self,
+        image: ImageInput,
+        *,
+        names: Sequence[str] | None = None,
+        expression: str | None = None,
+        size: int | None = None,
+        threshold: float = 0.3,
+        max_instances: int = 100,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
+    ) -> Iterator[Instances]:
+        """Find instances and refine them layer by layer: an answer at any time.
+
+        The first result is read off the query selection, before any decoder layer; one more comes
+        after each layer; the last equals that of :meth:`predict` with the same arguments. Whoever
+        stops listening saves the layers that are left. A receipt says what ``predict`` would have
+        executed had it stopped there (earlier results cost their masks on top).
+
+        Args:
+            image: one picture.
+            names: as in :meth:`predict`, like all that follow.
+            expression: what to point out.
+            size: longest side in pixels.
+            threshold: lowest score that is returned.
+            max_instances: how many are returned at most.
+            budget: limit for the last result.
+            operating_point: a tuned point of the model, or a policy.
+
+        Raises:
+            InputError: the picture or an argument cannot be used.
+        """
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            raise InputError("stream takes one picture; call it for each")
+        prompt = read_prompts(names, expression, 1, many=False)[0]
+        size = self.config.input_size if size is None else size
+        check_arguments(size, threshold, max_instances, 1)
+        request = self.planner.request(budget, operating_point)
+        job = _read_job(image, 0, prompt, size, None)
+        return self._stream(job, threshold, max_instances, request)
+
+    @torch.inference_mode()
+    def _stream(
+        self, job: "_Job", threshold: float, max_instances: int, request: Request
+    ) -> Iterator[Instances]:
+        """One picture, stage by stage."""
+        if job.prompt.asks_nothing:
+            yield Instances.empty(job.frame.original, job.source)
+            return
+        images_B3HW, prompt = self._inputs([job])
+        policy = self.planner.policy(request, images_B3HW, prompt)
+        encoded = self.network.encode(images_B3HW, prompt)
+        layers: list[LayerOutput] = []
+        steps = decode(
+            self.network, encoded, policy, threshold=threshold, maps=self.maps, every_mask=True
+        )
+        for (found,) in steps:
+            layers.append(found.layer)
+            output = PrunedOutput(image_output(encoded, 0, layers), found.index_Q, found.queries)
+            shape = prompt_shape(images_B3HW, prompt)
+            yield self._read(output, job, threshold, max_instances, shape)
 
     @torch.inference_mode()
     def _run(
@@ -193,18 +280,34 @@ class Predictor:
         results: list[Instances | None],
         threshold: float,
         max_instances: int,
+        request: Request,
     ) -> None:
         """Predict pictures of one padded size and fill in their results."""
+        images_B3HW, prompt = self._inputs(jobs)
+        policy = self.planner.policy(request, images_B3HW, prompt)
+        encoded = self.network.encode(images_B3HW, prompt)
+        outputs = run_pruned(self.network, encoded, policy, threshold=threshold, maps=self.maps)
+        shape = prompt_shape(images_B3HW, prompt)
+        for output, job in zip(outputs, jobs, strict=True):
+            results[job.index] = self._read(output, job, threshold, max_instances, shape)
+
+    def _inputs(self, jobs: "list[_Job]") -> tuple[Tensor, TextPrompt]:
+        """What the network takes, on its device."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        prompt = build_batch([job.prompt for job in jobs], self.text_encoder).to(self.device)
-        output = self.network(images_B3HW, prompt)
-        for row, job in enumerate(jobs):
-            results[job.index] = self._read(output, row, job, threshold, max_instances)
+        return images_B3HW, build_batch([job.prompt for job in jobs], self.text_encoder).to(
+            self.device
+        )
 
     def _read(
-        self, output: ModelOutput, row: int, job: "_Job", threshold: float, max_instances: int
+        self,
+        pruned: PrunedOutput,
+        job: "_Job",
+        threshold: float,
+        max_instances: int,
+        shape: Shape,
     ) -> Instances:
-        """Instances of one picture of a batch."""
+        """Instances of one picture, with the receipt of what was executed for it."""
+        output, row = pruned.output, 0
         alpha, columns = self.config.objectness_weight, len(job.prompt.texts)
         chosen = select(output, row, columns, alpha, threshold, max_instances)
         found = encode_masks(output, row, chosen.queries_N, job.frame)
@@ -221,6 +324,14 @@ class Predictor:
             names=[labels[column] for column in column_N],
             name_ids=np.array([positions[column] for column in column_N], np.int64),
             source=job.source,
+            receipt=Receipt(
+                config=self.config,
+                input_hw=shape[:2],
+                columns=shape[2],
+                tokens=shape[3],
+                queries=pruned.queries,
+                masks=len(chosen.queries_N),
+            ),
         )
 
 
@@ -252,41 +363,3 @@ def _real_boxes(boxes_xyxy: NDArray[np.float32], rles: list[dict[str, Any]]) -> 
         x, y, width, height = coco_mask.toBbox(rles[i])
         boxes_xyxy[i] = (x, y, x + width, y + height)
     return boxes_xyxy
-
-
-def _check_arguments(size: object, threshold: object, max_instances: object, batch: object) -> None:
-    """Check the numbers that predict takes."""
-    low, high = SIZE_LIMITS
-    if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
-        raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    if not 0.0 <= float(threshold) <= 1.0:
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    for field, value in (("max_instances", max_instances), ("batch_size", batch)):
-        if not _is_whole(value) or value < 1:  # type: ignore[operator]
-            raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
-
-
-def _is_whole(value: object) -> bool:
-    """A whole number, which True is not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        InputError: it does not exist here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-        if chosen.type == "meta":
-            raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        reason = str(error).split("\n")[0].split(". ")[0][:200]
-        raise InputError(f"device {str(device)!r} cannot be used: {reason}") from None
-    return chosen

@@ -49,6 +49,23 @@ class TextPrompt:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """What the decoder reads: an image and a prompt after the pixel decoder.
+
+    Attributes:
+        maps: stride -> [B, C, h, w] after scatter.
+        mask_features_BMhw: [B, M, H/4, W/4].
+        text_BKC: [B or 1, K, C] columns of the prompt, L2-normalised.
+        column_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
+    """
+
+    maps: dict[int, Tensor]
+    mask_features_BMhw: Tensor
+    text_BKC: Tensor
+    column_mask_BK: Tensor | None
+
+
+@dataclass(frozen=True)
 class LayerOutput:
     """Predictions of one stage: 0 is the query selection, 1..L are the decoder layers.
 
