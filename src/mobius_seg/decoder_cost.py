@@ -120,7 +120,7 @@ def _model_cost(
         words = torch.empty(1, tokens, config.text_dim) if tokens else None
         prompt = TextPrompt(torch.empty(1, columns, config.text_dim), None, words)
         encoded, before = _counted(network, lambda: network.encode(images_B3HW, prompt))
-        memory, memory_macs = _counted(network, lambda: network.decoder.memory(encoded.maps))
+        memory, memory_macs = _counted(None, lambda: network.decoder.memory(encoded.maps))
         strides = network.decoder.selection.strides
         found = [_decoder_parts(network, encoded, memory, count) for count in _SAMPLES]
     selection, layer, masks = (Quadratic(values) for values in zip(*found, strict=True))
@@ -153,20 +153,21 @@ def _decoder_parts(
         query: Tensor = chosen[0]
         return query
 
-    query, selection = _counted(network, select)
+    query, selection = _counted(None, select)
     boxes = torch.empty(1, queries, 4)
 
     def advance() -> object:
         return decoder.advance(0, query, boxes, memory, text, column, masks=False)
 
-    _, layer = _counted(network, advance)
-    _, masks = _counted(network, lambda: decoder.heads.mask_vectors(query))
+    _, layer = _counted(None, advance)
+    _, masks = _counted(None, lambda: decoder.heads.mask_vectors(query))
     return sum(selection.values()), sum(layer.values()), sum(masks.values())
 
 
-def _counted(network: Mobius, call: Callable[[], _T]) -> tuple[_T, dict[str, int]]:
-    """What a call returns, and its multiply-accumulates by part."""
+def _counted(network: Mobius | None, call: Callable[[], _T]) -> tuple[_T, dict[str, int]]:
+    """What a call returns, and its multiply-accumulates by part of the network (None: one part)."""
     counter = Counter()
-    with counter.following(network), torch.no_grad(), counter:
+    parts = counter.following(network) if network is not None else counter.inside("decoder")
+    with parts, torch.no_grad(), counter:
         result = call()
     return result, counter.macs

@@ -60,9 +60,12 @@ class LatencyProfile:
             InputError: it is no latency profile.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
-            tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            found = cls(**tuples)
+            values = json.loads(text)
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+            found = cls(**fields)
             found.plan_ms((found.queries[-1],) * 2)
         except (ValueError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"{where}: not a latency profile ({error})") from None
