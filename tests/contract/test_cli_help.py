@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [
     (), ("segment",), ("models",), ("assets",), ("assets", "fetch"), ("assets", "pack"),
-    ("compose",), ("train",), ("eval",),
+    ("compose",), ("train",), ("eval",), ("tune-pruning",),
 ]  # fmt: skip
 
 
