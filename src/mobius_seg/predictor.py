@@ -192,15 +192,31 @@ class Predictor:
         size = self.config.input_size if size is None else size
         check_arguments(size, threshold, max_instances, batch_size)
         request = self.planner.request(budget, operating_point)
-        results: list[Instances | None] = [None] * len(sources)
+        jobs = (
+            _read_job(source, index, prompt, size, f"image {index}" if many else None)
+            for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True))
+        )
+        done = self._run_all(jobs, len(sources), threshold, max_instances, batch_size, request)
+        return done if many else done[0]
+
+    def _run_all(
+        self,
+        jobs: "Iterator[_Job]",
+        count: int,
+        threshold: float,
+        max_instances: int,
+        batch_size: int,
+        request: Request,
+    ) -> list[Instances]:
+        """Run pictures in batches of one padded size; results in their order."""
+        results: list[Instances | None] = [None] * count
         waiting: dict[Any, list[_Job]] = {}
-        for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True)):
-            job = _read_job(source, index, prompt, size, f"image {index}" if many else None)
-            if prompt.asks_nothing:
-                results[index] = Instances.empty(job.frame.original, source)
+        for job in jobs:
+            if job.prompt.asks_nothing:
+                results[job.index] = Instances.empty(job.frame.original, job.source)
                 continue
             # What a budget buys depends on the prompt too.
-            alike = job.frame.padded if request.budget is None else (job.frame.padded, prompt)
+            alike = job.frame.padded if request.budget is None else (job.frame.padded, job.prompt)
             batch = waiting.setdefault(alike, [])
             batch.append(job)
             if len(batch) == batch_size:
@@ -208,8 +224,8 @@ class Predictor:
         for batch in waiting.values():
             self._run(batch, results, threshold, max_instances, request)
         done = [result for result in results if result is not None]
-        assert len(done) == len(sources)
-        return done if many else done[0]
+        assert len(done) == count
+        return done
 
     def stream(
         self,

@@ -89,16 +89,7 @@ def tune(
     Raises:
         InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
     """
-    if metric not in METRICS:
-        raise InputError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
-    if not 0 <= loss <= 100:
-        raise InputError(f"loss is {loss!r}; allowed: 0 to 100 points")
-    coco, folder = read_coco(annotations), Path(images)
-    rows = range(len(coco.images))[:limit]
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of pictures")
-    for row in rows:
-        picture_path(coco.images[row], folder)
+    coco, folder, rows = _open(annotations, images, loss, metric, limit)
     size = size or predictor.config.input_size
     records = [
         record_image(predictor, coco, folder, row, size)
@@ -115,19 +106,28 @@ def tune(
     points = {FULL: OperatingPoint(PruningPolicy(), full)}
     for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
         points[name] = run.cheapest(found, most, metric, full, name)
-    conditions = {
-        "annotations": Path(annotations).name,
-        "images": len(rows),
-        "names": len(coco.names),
-        "size": size,
-        "threshold": 0.0,
-        "metric": metric,
-        "loss": loss,
-        "model": predictor.config.name,
-        "version": __version__,
-        "torch": torch.__version__,
-    }
+    asked = {"annotations": Path(annotations).name, "metric": metric, "loss": loss}
+    counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
+    versions = {"version": __version__, "torch": torch.__version__}
+    conditions = asked | counts | {"model": predictor.config.name} | versions
     return OperatingPoints(points, conditions)
+
+
+def _open(
+    annotations: str | Path, images: str | Path, loss: float, metric: str, limit: int | None
+) -> tuple[CocoData, Path, range]:
+    """Check the arguments of :func:`tune`: data set, folder and rows."""
+    if metric not in METRICS:
+        raise InputError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
+    if not 0 <= loss <= 100:
+        raise InputError(f"loss is {loss!r}; allowed: 0 to 100 points")
+    coco, folder = read_coco(annotations), Path(images)
+    rows = range(len(coco.images))[:limit]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of pictures")
+    for row in rows:
+        picture_path(coco.images[row], folder)
+    return coco, folder, rows
 
 
 def learn_floors(records: Sequence[ImageRecord], share: float) -> tuple[tuple[float, ...], ...]:
