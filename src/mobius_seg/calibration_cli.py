@@ -130,7 +130,7 @@ def _number(value: float | None) -> str:
 
 def _check_size(size: int | None) -> None:
     """The input's side must be one that the network takes."""
-    from mobius_seg.predictor import SIZE_LIMITS
+    from mobius_seg.predict_arguments import SIZE_LIMITS
 
     low, high = SIZE_LIMITS
     if size is not None and not low <= size <= high:

@@ -184,3 +184,14 @@ class Calibration:
 def _placed(place: str, error: InputError) -> str:
     """An error's message that begins with the place."""
     return str(error) if str(error).startswith(place) else f"{place}: {error}"
+
+
+def fitted(calibration: Calibration | None, model: str) -> Calibration:
+    """The calibration of a model, which must be there.
+
+    Raises:
+        InputError: the model is not calibrated.
+    """
+    if calibration is None:
+        raise InputError(f"model {model!r} is not calibrated: run mobius-seg calibrate first")
+    return calibration

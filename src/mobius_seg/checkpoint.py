@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     from mobius_seg.calibration_file import Calibration
     from mobius_seg.model import Mobius
+    from mobius_seg.operating_points import OperatingPoints
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TRAINING_FILE = "training.json"
 CALIBRATION_FILE = "calibration.json"
+POINTS_FILE = "operating_points.json"  # see operating_points.py
 RUN_MODEL = "model"  # where a training run puts its finished model
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -68,7 +70,8 @@ def save_model(
 ) -> None:
     """Write a network so that :func:`load_model` gives it back with no further argument.
 
-    Each file is replaced whole. A calibration of other weights that lies there is removed.
+    Each file is replaced whole. A calibration or operating points that lie there belong to other
+    weights and are removed.
 
     Args:
         network: its weights and its configuration are written.
@@ -89,6 +92,7 @@ def save_model(
             save_file(tensors, temporary, metadata={"format": "pt", "model": network.config.name})
         (folder / CALIBRATION_FILE).unlink(missing_ok=True)
         network.config.save(folder / CONFIG_FILE)
+        (folder / POINTS_FILE).unlink(missing_ok=True)
         if training is not None:
             write_text(folder / TRAINING_FILE, json.dumps(training, indent=2) + "\n")
     except OSError as error:
@@ -166,6 +170,21 @@ def weights_digest(folder: Path) -> str:
     """SHA-256 of a model folder's weight file."""
     with (folder / WEIGHTS_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_operating_points(name: str | Path) -> "OperatingPoints":
+    """The operating points stored with a model; ``full`` alone where it has not been tuned.
+
+    Args:
+        name: as for :func:`load_model`.
+
+    Raises:
+        InputError: no such model, or the file is broken or belongs to another network.
+    """
+    from mobius_seg.operating_points import load_points
+
+    folder = find_folder(name)
+    return load_points(folder, read_config(folder))
 
 
 def find_folder(name: str | Path) -> Path:

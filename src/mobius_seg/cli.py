@@ -15,6 +15,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.terminal import make_console, print_error, tolerate_encoding
 
 if TYPE_CHECKING:
+    from mobius_seg.operating_points import OperatingPoints
     from mobius_seg.predictor import Predictor
 
 USER_ERROR = 2
@@ -79,7 +80,10 @@ def _segment(options: argparse.Namespace) -> int:
         "size": options.size,
         "threshold": options.threshold,
         "max_instances": options.max_instances,
+        "budget": options.budget,
+        "operating_point": options.operating_point,
     }
+    predictor.planner.request(options.budget, options.operating_point)  # before any picture
     jobs = plan_outputs(images, options.out)
     done = _run_jobs(predictor, options.model, jobs, arguments, report)
     if done:
@@ -270,6 +274,40 @@ def _calibrate(options: argparse.Namespace) -> int:
     return run_calibrate(options)
 
 
+def _tune_pruning(options: argparse.Namespace) -> int:
+    from mobius_seg.checkpoint import find_folder
+    from mobius_seg.tune_pruning import tune
+
+    folder = find_folder(options.model)
+    points = tune(
+        _load(options),
+        options.annotations,
+        options.images,
+        loss=options.loss,
+        metric=options.metric,
+        size=options.size,
+        limit=options.limit,
+    )
+    path = points.save(folder)
+    _print_points(points)
+    print(f"wrote {path}")
+    return 0
+
+
+def _print_points(points: "OperatingPoints") -> None:
+    """A table of the operating points as measured."""
+    from rich.table import Table
+
+    table = Table("point")
+    keys = list(points.points["full"].measured)
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right")
+    for name, point in points.points.items():
+        values = (point.measured[key] for key in keys)
+        table.add_row(name, *("undefined" if v is None else f"{v:.4f}" for v in values))
+    make_console().print(table)
+
+
 def _print_metrics(metrics: dict[str, Any]) -> None:
     """A table of the figures, and the conditions below it."""
     from rich.table import Table
@@ -295,4 +333,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "eval": _eval,
     "calibrate": _calibrate,
+    "tune-pruning": _tune_pruning,
 }

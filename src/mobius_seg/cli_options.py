@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_calibrate(commands)
+    _add_tune_pruning(commands)
     return parser
 
 
@@ -135,6 +136,8 @@ def _add_segment(commands: _Commands) -> None:
     _add_model_options(parser)
     _option(parser, "--threshold", _fraction, 0.3, "lowest score that counts, 0 to 1")
     _option(parser, "--max-instances", _count, 100, "at most so many in a picture")
+    _option(parser, "--budget", str, None, "limit for a picture, such as 2.5gmac, 3layers, 80ms")
+    _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
     _option(parser, "--out", Path, Path("segmented"), "folder for the results")
 
 
@@ -277,6 +280,24 @@ def _add_calibrate(commands: _Commands) -> None:
     )  # fmt: skip
 
 
+def _add_tune_pruning(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "tune-pruning",
+        "Find what of the decoder a model can leave out, and store it as operating points.",
+        "Writes operating_points.json into the model's folder; then: segment --operating-point.",
+    )
+    _add_model_options(parser)
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
+    _option(parser, "--loss", _points, 0.3, "points (hundredths) that `balanced` may lose")
+    parser.add_argument(
+        "--metric", choices=("ap", "recall"), default="ap",
+        help="mask AP with and without names, or recall of masks (default: ap)",
+    )  # fmt: skip
+    _option(parser, "--limit", _count, None, "only the first so many pictures")
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """What loading and running a model needs."""
     _option(parser, "--model", str, DEFAULT_MODEL, "shipped model, or a model's folder")
@@ -290,7 +311,14 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
     """An option with a value; its default stands in its help."""
     shown = f"{text} (default: {default})" if default is not None else text
-    metavar = {Path: "PATH", str: "TEXT", float: "X", _fraction: "X", _positive: "X"}.get(kind, "N")
+    metavar = {
+        Path: "PATH",
+        str: "TEXT",
+        float: "X",
+        _fraction: "X",
+        _positive: "X",
+        _points: "X",
+    }.get(kind, "N")
     parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=shown)
 
 
@@ -299,6 +327,14 @@ def _fraction(text: str) -> float:
     value = _number(text)
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _points(text: str) -> float:
+    """A finite number from 0 to 100."""
+    value = _number(text)
+    if not 0.0 <= value <= 100.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
     return value
 
 

@@ -308,32 +308,85 @@ class Decoder(nn.Module):
         """
         depth = len(self.layers) if layers is None else layers
         first = self.config.queries if not keep else min(keep[0], self.config.queries)
-        query, out, dense = self.selection(maps, names, text_BKC, column_mask_BK, object_C, first)
-        normed = self.heads.norm(query)
-        out = LayerOutput(
-            out.logits_BQK,
-            out.object_logits_BQ,
-            out.boxes_BQ4,
-            self.heads.mask(normed),
-        )
-        out = self.heads.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
+        query, out, dense = self.select(maps, names, text_BKC, column_mask_BK, object_C, first)
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
         memory = self.memory(maps)
-        for i, layer in enumerate(self.layers[:depth]):
+        for i in range(depth):
             kept = None
             if keep and i > 0:
                 query, boxes, kept = self._drop(
                     query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
                 )
-            position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
-            query = layer(query, boxes, position, memory)
-            out = replace(
-                self.heads(query, boxes, names, text_BKC, object_C, column_mask_BK), kept_BQ=kept
+            query, out = self.advance(
+                i, query, boxes, memory, names, text_BKC, object_C, column_mask_BK
             )
+            out = replace(out, kept_BQ=kept)
             outputs.append(out)
             boxes = out.boxes_BQ4.detach()
         return outputs, dense
+
+    def select(
+        self,
+        maps: dict[int, Tensor],
+        names: NameEvidence,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+        queries: int,
+    ) -> tuple[Tensor, LayerOutput, DenseOutput | None]:
+        """Stage 0: the query selection, completed by the heads' mask vectors.
+
+        Args:
+            maps: stride -> [B, C, h, w] after scatter.
+            names: the picture's name vectors.
+            text_BKC: [B or 1, K, C] columns.
+            column_mask_BK: bool, True = a real column; None = all.
+            object_C: [C].
+            queries: how many to keep at most.
+
+        Returns:
+            As :meth:`QuerySelection.forward`.
+        """
+        query, out, dense = self.selection(maps, names, text_BKC, column_mask_BK, object_C, queries)
+        normed = self.heads.norm(query)
+        out = replace(out, mask_embed_BQM=self.heads.mask(normed))
+        return (
+            query,
+            self.heads.with_quality(out, normed, text_BKC, column_mask_BK, object_C),
+            dense,
+        )
+
+    def advance(
+        self,
+        index: int,
+        query_BQC: Tensor,
+        boxes_BQ4: Tensor,
+        memory: ProjectedMemory,
+        names: NameEvidence,
+        text_BKC: Tensor,
+        object_C: Tensor,
+        column_mask_BK: Tensor | None = None,
+    ) -> tuple[Tensor, LayerOutput]:
+        """Run one layer and its heads on any number of queries.
+
+        Args:
+            index: of the layer, from 0.
+            query_BQC: [B, Q, C] queries that go in.
+            boxes_BQ4: their boxes so far, cxcywh in 0..1.
+            memory: projected image tokens of the same B images.
+            names: their name vectors.
+            text_BKC: [B or 1, K, C] columns.
+            object_C: [C].
+            column_mask_BK: bool, True = a real column; None = all.
+
+        Returns:
+            Queries [B, Q, C] that come out, and what is read off them.
+        """
+        position = self.position(sine_position(boxes_BQ4, query_BQC.shape[2]).to(query_BQC.dtype))
+        query_BQC = self.layers[index](query_BQC, boxes_BQ4, position, memory)
+        out = self.heads(query_BQC, boxes_BQ4, names, text_BKC, object_C, column_mask_BK)
+        return query_BQC, out
 
     def _drop(
         self,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import supervision
 
     from mobius_seg.imageio import ImageInput
+    from mobius_seg.receipt import Receipt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +36,8 @@ class Instances:
         names: N names as they were given; "object" where none were.
         name_ids: int64 [N], position of the name in the prompt (first occurrence), 0 without names.
         source: what was predicted on, for :meth:`plot`; a path stays a path.
+        receipt: what finding them cost: layers run, queries kept, GMAC executed; None where the
+            network was not asked (an empty list of names).
     """
 
     image_size: tuple[int, int]
@@ -44,6 +47,7 @@ class Instances:
     names: list[str]
     name_ids: NDArray[np.int64]
     source: "ImageInput | None" = field(default=None, repr=False)
+    receipt: "Receipt | None" = field(default=None, repr=False)
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], source: "ImageInput | None" = None) -> "Instances":
@@ -73,6 +77,7 @@ class Instances:
             names=[self.names[i] for i in index],
             name_ids=self.name_ids[index],
             source=self.source,
+            receipt=self.receipt,
         )
 
     @property

@@ -12,7 +12,7 @@ from mobius_seg.decoder import Decoder
 from mobius_seg.errors import InputError
 from mobius_seg.naming import NameEvidence, NameMap
 from mobius_seg.pixel_decoder import PixelDecoder
-from mobius_seg.types import ModelOutput, RegionOutput, TextPrompt
+from mobius_seg.types import Encoded, ModelOutput, RegionOutput, TextPrompt
 
 _LEAST_NAMES = 64  # names that the mean and the directions of text are taken from
 
@@ -63,22 +63,13 @@ class Mobius(nn.Module):
             InputError: the height or width is not a multiple of 32, fewer than one query is kept,
                 or more layers are asked for than there are.
         """
-        height, width = images_B3HW.shape[2:]
-        if height % 32 or width % 32:
-            raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
         self._check_plan(keep, layers)
-        mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
-        maps = self.backbone((images_B3HW - mean) / std)
-        text_BTC, mask_BT = self._text_tokens(prompt)
-        pixels = self.pixel_decoder(maps, text_BTC, mask_BT)
-        columns = prompt.pooled_BKD.shape[1]
-        text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
-        names_BChw = self.name_map(maps[2], maps[3])
+        encoded = self.encode(images_B3HW, prompt)
         stages, dense = self.decoder(
-            pixels.maps,
-            NameEvidence.of(names_BChw, pixels.mask_features_BMhw),
-            text_BKC,
-            prompt.pooled_mask_BK,
+            encoded.maps,
+            encoded.names,
+            encoded.text_BKC,
+            encoded.column_mask_BK,
             self.object_column,
             keep=keep,
             layers=layers,
@@ -87,12 +78,35 @@ class Mobius(nn.Module):
         if prompt.vocabulary_VD is not None:
             vocabulary_VC = self.project_names(prompt.vocabulary_VD)
             scale = self.decoder.heads.classifier.scale()
-            regions = RegionOutput(names_BChw, vocabulary_VC, scale)
-        return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense, regions)
+            regions = RegionOutput(encoded.names.names_BChw, vocabulary_VC, scale)
+        return ModelOutput(stages, encoded.mask_features_BMhw, encoded.text_BKC, dense, regions)
 
     def project_names(self, names_KD: Tensor) -> Tensor:
         """Text vectors [K, D] as columns without fusion, L2-normalised [K, C]."""
         return F.normalize(self.text_projection(self._centred(names_KD)).float(), dim=-1)
+
+    def encode(self, images_B3HW: Tensor, prompt: TextPrompt) -> Encoded:
+        """Everything before the decoder: backbone, text, pixel decoder.
+
+        Args:
+            images_B3HW: RGB in 0..1; height and width are multiples of 32.
+            prompt: what is asked for.
+
+        Raises:
+            InputError: the height or width is not a multiple of 32.
+        """
+        height, width = images_B3HW.shape[2:]
+        if height % 32 or width % 32:
+            raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
+        mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
+        maps = self.backbone((images_B3HW - mean) / std)
+        text_BTC, mask_BT = self._text_tokens(prompt)
+        pixels = self.pixel_decoder(maps, text_BTC, mask_BT)
+        columns = prompt.pooled_BKD.shape[1]
+        text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
+        features = pixels.mask_features_BMhw
+        names = NameEvidence.of(self.name_map(maps[2], maps[3]), features)
+        return Encoded(pixels.maps, features, names, text_BKC, prompt.pooled_mask_BK)
 
     @torch.no_grad()
     def fit_text(self, names_KD: Tensor) -> None:

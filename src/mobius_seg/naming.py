@@ -5,6 +5,7 @@ serve both learn names slowly, so names have a short path of their own: two 1x1 
 deepest maps, pooled under each query's mask (as mask pooling does in FC-CLIP, Yu et al. 2023).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -56,6 +57,11 @@ class NameEvidence:
         """From the name map and the mask features at stride 4."""
         factor = NAME_STRIDE // 4
         return cls(names_BChw, F.avg_pool2d(mask_features_BMHW, factor))
+
+    def rows(self, images: Sequence[int]) -> Self:
+        """The same for some images of the batch."""
+        some = list(images)
+        return type(self)(self.names_BChw[some], self.mask_features_BMhw[some])
 
     def at(self, height: int, width: int) -> Tensor:
         """Name vectors at the cells of a grid: [B, height * width, C]."""

@@ -20,8 +20,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mobius_seg.calibration import name_scores, with_quality
-from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.preprocess import Frame
+from mobius_seg.pruning import StageMaps
 from mobius_seg.types import ModelOutput
 
 MASK_STRIDE = 4
@@ -51,7 +51,7 @@ def select(
     objectness_weight: float,
     threshold: float,
     max_instances: int,
-    maps: ScoreMaps | None = None,
+    maps: StageMaps | None = None,
 ) -> Selection:
     """Keep the queries of one image whose best name reaches the threshold.
 

@@ -4,32 +4,35 @@ Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+from torch import Tensor
 
-from mobius_seg.calibration_file import EVERYTHING, NAMES, Calibration
-from mobius_seg.checkpoint import load_calibration, load_model
+from mobius_seg.calibration_file import EVERYTHING, NAMES, Calibration, fitted
+from mobius_seg.checkpoint import load_calibration, load_model, load_operating_points
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
-from mobius_seg.imageio import ImageInput, load_image
+from mobius_seg.imageio import ImageInput
 from mobius_seg.instances import Instances
+from mobius_seg.jobs import Job, Limits, read_job, real_boxes
 from mobius_seg.model import Mobius
+from mobius_seg.operating_points import OperatingPoints
+from mobius_seg.planner import Planner, Request, Shape, prompt_shape
 from mobius_seg.postprocess import boxes_to_original, encode_masks, select
-from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
+from mobius_seg.predict_arguments import check_arguments, choose_device
+from mobius_seg.preprocess import pad_and_stack
 from mobius_seg.prompts import Prompt, build_batch, read_prompts
+from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
+from mobius_seg.pruning import PruningPolicy, StageMaps
+from mobius_seg.receipt import Receipt
 from mobius_seg.text import TextEncoder, default_encoder
-from mobius_seg.types import ModelOutput
+from mobius_seg.types import LayerOutput, TextPrompt
 
 Names: TypeAlias = Sequence[str] | Sequence[Sequence[str]]
-
-SIZE_LIMITS = (32, 8192)
 
 
 def load(
@@ -59,8 +62,13 @@ def load(
             f"load() needs a model's name or folder, got {type(name).__name__}: {name!r}"
         )
     network = load_model(name, random_weights=random_weights, seed=seed)
-    calibration = None if random_weights else load_calibration(name)
-    return Predictor(network, text_encoder=text_encoder, device=device, calibration=calibration)
+    return Predictor(
+        network,
+        text_encoder=text_encoder,
+        device=device,
+        calibration=None if random_weights else load_calibration(name),
+        operating_points=None if random_weights else load_operating_points(name),
+    )
 
 
 class Predictor:
@@ -73,6 +81,7 @@ class Predictor:
         device: where the network runs.
         calibration: maps and precision of its scores, None where ``mobius-seg calibrate`` has not
             fitted any.
+        planner: solves budgets; holds the model's operating points and measured times.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Predictor:
         text_encoder: TextEncoder | None = None,
         device: str | torch.device | None = None,
         calibration: Calibration | None = None,
+        operating_points: OperatingPoints | None = None,
     ) -> None:
         """Wrap a network.
 
@@ -90,14 +100,16 @@ class Predictor:
             text_encoder: None for :func:`mobius_seg.text.default_encoder`.
             device: None for the GPU if there is one, else the CPU.
             calibration: of this network.
+            operating_points: tuned for these weights; None for ``full`` alone.
 
         Raises:
             InputError: the device is not there, or the encoder's vectors do not fit the network.
         """
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.network = network.eval().to(self.device)
         self.config: ModelConfig = network.config
         self.calibration = calibration
+        self.planner = Planner(self.network, operating_points or OperatingPoints.only_full())
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
@@ -127,6 +139,8 @@ class Predictor:
         max_instances: int = 100,
         batch_size: int = 8,
         calibrated: bool = True,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> Instances: ...
 
     @overload
@@ -141,6 +155,8 @@ class Predictor:
         max_instances: int = 100,
         batch_size: int = 8,
         calibrated: bool = True,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> list[Instances]: ...
 
     def predict(
@@ -154,6 +170,8 @@ class Predictor:
         max_instances: int = 100,
         batch_size: int = 8,
         calibrated: bool = True,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
     ) -> Instances | list[Instances]:
         """Find the instances that the prompt asks for.
 
@@ -171,11 +189,15 @@ class Predictor:
             max_instances: how many are returned at most, the best ones.
             batch_size: how many pictures run at once.
             calibrated: map scores to the quality to expect, where the model has been calibrated;
-                False gives the network's own scores.
+                False gives the network's own scores. Pruning reads the same scores.
+            budget: limit for each picture: ``"2.5gmac"``, ``"3layers"`` or ``"80ms"`` (time of the
+                network, measured on this device when first asked for); None for none.
+            operating_point: a tuned point of the model (``full``, ``balanced``, ``fast``) or a
+                policy; None for ``full``. With a budget both limits hold.
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
-            picture alone would give, within rounding.
+            picture alone would give, within rounding, with a receipt of what was executed.
 
         Raises:
             InputError: a picture or an argument cannot be used; the message says which and why.
@@ -184,24 +206,86 @@ class Predictor:
         sources: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
-        _check_arguments(size, threshold, max_instances, batch_size, calibrated)
-        limits = _Limits(float(threshold), max_instances, calibrated)
-        results: list[Instances | None] = [None] * len(sources)
-        waiting: dict[tuple[int, int], list[_Job]] = {}
-        for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True)):
-            job = _read_job(source, index, prompt, size, f"image {index}" if many else None)
-            if prompt.asks_nothing:
-                results[index] = Instances.empty(job.frame.original, source)
+        check_arguments(size, threshold, max_instances, batch_size, calibrated)
+        limits = Limits(float(threshold), max_instances, self._maps(calibrated, prompts))
+        request = self.planner.request(budget, operating_point)
+        jobs = (
+            read_job(source, index, prompt, size, f"image {index}" if many else None)
+            for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True))
+        )
+        done = self._run_all(jobs, len(sources), limits, batch_size, request)
+        return done if many else done[0]
+
+    def _run_all(
+        self,
+        jobs: Iterator[Job],
+        count: int,
+        limits: Limits,
+        batch_size: int,
+        request: Request,
+    ) -> list[Instances]:
+        """Run pictures in batches of one padded size; results in their order."""
+        results: list[Instances | None] = [None] * count
+        waiting: dict[Any, list[Job]] = {}
+        for job in jobs:
+            if job.prompt.asks_nothing:
+                results[job.index] = Instances.empty(job.frame.original, job.source)
                 continue
-            batch = waiting.setdefault(job.frame.padded, [])
+            # What a budget buys depends on the prompt too.
+            alike = job.frame.padded if request.budget is None else (job.frame.padded, job.prompt)
+            batch = waiting.setdefault(alike, [])
             batch.append(job)
             if len(batch) == batch_size:
-                self._run(waiting.pop(job.frame.padded), results, limits)
+                self._run(waiting.pop(alike), results, limits, request)
         for batch in waiting.values():
-            self._run(batch, results, limits)
+            self._run(batch, results, limits, request)
         done = [result for result in results if result is not None]
-        assert len(done) == len(sources)
-        return done if many else done[0]
+        assert len(done) == count
+        return done
+
+    def stream(
+        self,
+        image: ImageInput,
+        *,
+        names: Sequence[str] | None = None,
+        expression: str | None = None,
+        size: int | None = None,
+        threshold: float = 0.3,
+        max_instances: int = 100,
+        calibrated: bool = True,
+        budget: str | None = None,
+        operating_point: str | PruningPolicy | None = None,
+    ) -> Iterator[Instances]:
+        """Find instances and refine them layer by layer: an answer at any time.
+
+        The first result is read off the query selection, before any decoder layer; one more comes
+        after each layer; the last equals that of :meth:`predict` with the same arguments. Whoever
+        stops listening saves the layers that are left. A receipt says what ``predict`` would have
+        executed had it stopped there (earlier results cost their masks on top).
+
+        Args:
+            image: one picture.
+            names: as in :meth:`predict`, and so on; limits hold for the last result.
+            expression: what to point out.
+            size: longest side in pixels.
+            threshold: lowest score that is returned.
+            max_instances: how many are returned at most.
+            calibrated: whether scores are mapped.
+            budget: as in :meth:`predict`.
+            operating_point: as in :meth:`predict`.
+
+        Raises:
+            InputError: the picture or an argument cannot be used.
+        """
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            raise InputError("stream takes one picture; call it for each")
+        prompts = read_prompts(names, expression, 1, many=False)
+        size = self.config.input_size if size is None else size
+        check_arguments(size, threshold, max_instances, 1, calibrated)
+        limits = Limits(float(threshold), max_instances, self._maps(calibrated, prompts))
+        request = self.planner.request(budget, operating_point)
+        job = read_job(image, 0, prompts[0], size, None)
+        return self._stream(job, limits, request)
 
     def threshold_for(self, *, precision: float, mode: str = NAMES) -> float:
         """Score threshold of a wanted precision, as measured on the calibration set.
@@ -215,56 +299,84 @@ class Predictor:
             The lowest ``threshold`` for :meth:`predict` that reached it.
 
         Raises:
-            InputError: no threshold did, or the model is not calibrated.
+            InputError: none did, or the model is not calibrated.
         """
-        return self._calibration().table(mode).threshold_for(precision)
+        return fitted(self.calibration, self.config.name).table(mode).threshold_for(precision)
 
     def expected_precision(self, score: float, *, mode: str = NAMES) -> float:
-        """Precision of everything found at or above a score, as measured on the calibration set.
+        """Precision (at IoU 0.5) of what is found at or above a score, as measured on that set.
 
         Args:
-            score: a calibrated score, 0 to 1.
+            score: a calibrated score, 0 to 1; above all of that set's, its best results count.
             mode: ``names``, or ``everything`` for prompts without names.
-
-        Returns:
-            Share of results with an IoU of at least 0.5; above all scores of that set, the
-            precision of its most confident results.
 
         Raises:
             InputError: the score is not within 0 to 1, or the model is not calibrated.
         """
-        return self._calibration().table(mode).expected_precision(score)
+        return fitted(self.calibration, self.config.name).table(mode).expected_precision(score)
 
-    def _calibration(self) -> Calibration:
-        """The calibration, which must be there."""
-        if self.calibration is None:
-            raise InputError(
-                f"model {self.config.name!r} is not calibrated: run mobius-seg calibrate first"
-            )
-        return self.calibration
+    def _maps(self, calibrated: bool, prompts: Sequence[Prompt]) -> StageMaps | None:
+        """Maps of the scores of a call; prompts without names have maps of their own."""
+        if not calibrated or self.calibration is None:
+            return None
+        named = any(prompt.texts for prompt in prompts)
+        return self.calibration.maps[NAMES if named else EVERYTHING]
+
+    @torch.inference_mode()
+    def _stream(self, job: Job, limits: Limits, request: Request) -> Iterator[Instances]:
+        """One picture, stage by stage."""
+        if job.prompt.asks_nothing:
+            yield Instances.empty(job.frame.original, job.source)
+            return
+        images_B3HW, prompt = self._inputs([job])
+        policy = self.planner.policy(request, images_B3HW, prompt)
+        encoded = self.network.encode(images_B3HW, prompt)
+        layers: list[LayerOutput] = []
+        steps = decode(self.network, encoded, policy, threshold=limits.threshold, maps=limits.maps)
+        for (found,) in steps:
+            layers.append(found.layer)
+            output = PrunedOutput(image_output(encoded, 0, layers), found.index_Q, found.queries)
+            shape = prompt_shape(images_B3HW, prompt)
+            yield self._read(output, job, limits, shape)
 
     @torch.inference_mode()
     def _run(
         self,
-        jobs: "list[_Job]",
+        jobs: list[Job],
         results: list[Instances | None],
-        limits: "_Limits",
+        limits: Limits,
+        request: Request,
     ) -> None:
         """Predict pictures of one padded size and fill in their results."""
-        images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        prompt = build_batch([job.prompt for job in jobs], self.text_encoder).to(self.device)
-        output = self.network(images_B3HW, prompt)
-        for row, job in enumerate(jobs):
-            results[job.index] = self._read(output, row, job, limits)
+        images_B3HW, prompt = self._inputs(jobs)
+        policy = self.planner.policy(request, images_B3HW, prompt)
+        encoded = self.network.encode(images_B3HW, prompt)
+        outputs = run_pruned(
+            self.network, encoded, policy, threshold=limits.threshold, maps=limits.maps
+        )
+        shape = prompt_shape(images_B3HW, prompt)
+        for output, job in zip(outputs, jobs, strict=True):
+            results[job.index] = self._read(output, job, limits, shape)
 
-    def _read(self, output: ModelOutput, row: int, job: "_Job", limits: "_Limits") -> Instances:
-        """Instances of one picture of a batch."""
+    def _inputs(self, jobs: list[Job]) -> tuple[Tensor, TextPrompt]:
+        """What the network takes, on its device."""
+        images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
+        return images_B3HW, build_batch([job.prompt for job in jobs], self.text_encoder).to(
+            self.device
+        )
+
+    def _read(
+        self,
+        pruned: PrunedOutput,
+        job: Job,
+        limits: Limits,
+        shape: Shape,
+    ) -> Instances:
+        """Instances of one picture, with the receipt of what was executed for it."""
+        output, row = pruned.output, 0
         alpha, columns = self.config.objectness_weight, len(job.prompt.texts)
-        maps = None
-        if limits.calibrated and self.calibration is not None:
-            maps = self.calibration.maps[NAMES if columns else EVERYTHING]
         threshold, most = limits.threshold, limits.max_instances
-        chosen = select(output, row, columns, alpha, threshold, most, maps)
+        chosen = select(output, row, columns, alpha, threshold, most, limits.maps)
         found = encode_masks(output, row, chosen.queries_N, job.frame)
         kept = [i for i, rle in enumerate(found) if rle is not None]
         rles = [rle for rle in found if rle is not None]
@@ -274,93 +386,17 @@ class Predictor:
         return Instances(
             image_size=job.frame.original,
             rles=rles,
-            boxes_xyxy=_real_boxes(boxes_to_original(boxes_N4, job.frame), rles),
+            boxes_xyxy=real_boxes(boxes_to_original(boxes_N4, job.frame), rles),
             scores=chosen.scores_N[kept].numpy().astype(np.float32),
             names=[labels[column] for column in column_N],
             name_ids=np.array([positions[column] for column in column_N], np.int64),
             source=job.source,
+            receipt=Receipt(
+                config=self.config,
+                input_hw=shape[:2],
+                columns=shape[2],
+                tokens=shape[3],
+                queries=pruned.queries,
+                masks=len(chosen.queries_N),
+            ),
         )
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Which instances are returned, by which scores."""
-
-    threshold: float
-    max_instances: int
-    calibrated: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One picture on its way through the network."""
-
-    index: int
-    source: Any
-    prompt: Prompt
-    frame: Frame
-    pixels: NDArray[np.uint8]
-
-
-def _read_job(source: Any, index: int, prompt: Prompt, size: int, where: str | None) -> _Job:
-    """Read and resize a picture; only the resized pixels are kept."""
-    if where is not None and isinstance(source, str | Path):
-        where = f"{where} ({source})"
-    image = load_image(source, where)
-    frame = make_frame(image.shape[0], image.shape[1], size)
-    pixels = resize(image, frame)
-    return _Job(index=index, source=source, prompt=prompt, frame=frame, pixels=pixels)
-
-
-def _real_boxes(boxes_xyxy: NDArray[np.float32], rles: list[dict[str, Any]]) -> NDArray[np.float32]:
-    """The boxes [N, 4], those without an area (wholly outside the picture) read off the masks."""
-    flat = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] <= 0).any(axis=1)
-    for i in np.flatnonzero(flat | ~np.isfinite(boxes_xyxy).all(axis=1)):
-        x, y, width, height = coco_mask.toBbox(rles[i])
-        boxes_xyxy[i] = (x, y, x + width, y + height)
-    return boxes_xyxy
-
-
-def _check_arguments(
-    size: object, threshold: object, max_instances: object, batch: object, calibrated: object
-) -> None:
-    """Check the numbers that predict takes."""
-    low, high = SIZE_LIMITS
-    if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
-        raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
-    if not isinstance(calibrated, bool):
-        raise InputError(f"calibrated is {calibrated!r}; allowed: True or False")
-    if not _is_number(threshold) or not 0.0 <= float(threshold) <= 1.0:  # type: ignore[arg-type]
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    for field, value in (("max_instances", max_instances), ("batch_size", batch)):
-        if not _is_whole(value) or value < 1:  # type: ignore[operator]
-            raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
-
-
-def _is_number(value: object) -> bool:
-    """A number, which True is not."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    """A whole number, which True is not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        InputError: it does not exist here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-        if chosen.type == "meta":
-            raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        reason = str(error).split("\n")[0].split(". ")[0][:200]
-        raise InputError(f"device {str(device)!r} cannot be used: {reason}") from None
-    return chosen

@@ -268,7 +268,7 @@ _FREE_NAMES = """
     flip full full_like gather index index_select lift_fresh new_empty new_full new_ones new_zeros
     ones ones_like permute repeat _reshape_alias roll scalar_tensor scatter select slice split
     split_with_sizes squeeze stack t _to_copy transpose tril triu unbind unfold unsqueeze
-    _unsafe_view view where zero zeros zeros_like
+    _unsafe_view view where zero zeros zeros_like _local_scalar_dense
 
     abs add addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max clamp_min cos div elu
     eq erf exp floor floor_divide ge gelu gt hardsigmoid hardswish hardtanh isfinite isinf isnan le

@@ -121,7 +121,12 @@ def segment_file(predictor: "Predictor", model: str, job: Job, **arguments: Any)
     instances = dataclasses.replace(predictor.predict(pixels, **arguments), source=job.image)
     instances.plot(pixels, job.overlay)
     try:
-        write_text(job.result, json.dumps(describe(job.image, model, instances), indent=1) + "\n")
+        described = describe(job.image, model, instances)
+        if instances.receipt is not None and (
+            arguments.get("budget") or arguments.get("operating_point")
+        ):
+            described["receipt"] = instances.receipt.to_dict()
+        write_text(job.result, json.dumps(described, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{job.result}: cannot be written: {error.strerror or error}") from None
     return Done(job=job, instances=instances)

@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mobius_seg.naming import NameEvidence
+
 
 @dataclass(frozen=True)
 class TextPrompt:
@@ -46,6 +48,25 @@ class TextPrompt:
             None if self.tokens_mask_BT is None else self.tokens_mask_BT.to(device),
             None if self.vocabulary_VD is None else self.vocabulary_VD.to(device, dtype),
         )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder reads: an image and a prompt after the pixel decoder.
+
+    Attributes:
+        maps: stride -> [B, C, h, w] after scatter.
+        mask_features_BMhw: [B, M, H/4, W/4].
+        names: name vectors of the images.
+        text_BKC: [B or 1, K, C] columns of the prompt, L2-normalised.
+        column_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
+    """
+
+    maps: dict[int, Tensor]
+    mask_features_BMhw: Tensor
+    names: NameEvidence
+    text_BKC: Tensor
+    column_mask_BK: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [
     (), ("segment",), ("models",), ("assets",), ("assets", "fetch"), ("assets", "pack"),
-    ("compose",), ("train",), ("eval",), ("calibrate",),
+    ("compose",), ("pretrain",), ("train",), ("eval",), ("calibrate",), ("tune-pruning",),
 ]  # fmt: skip
 
 

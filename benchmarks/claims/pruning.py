@@ -1,0 +1,291 @@
+"""Claim: adaptive pruning saves most of the decoder at equal accuracy, better than simpler cuts.
+
+Mask AP against decoder GMAC on val-base, and the share of the full decoder's true positives that
+are still there after each stage, for
+
+* ``full``: nothing pruned;
+* ``adaptive``: floors learned on the calib split, at several shares of lost true positives;
+* at the cost of each of them: ``fixed`` (the mean numbers of queries, the same for every image),
+  ``random`` (the same numbers, drawn), ``uncalibrated`` (one raw score as the floor of all stages)
+  and ``oracle`` (the same numbers, final true positives first);
+* ``layers``: fewer layers with all queries;
+* the operating points that are stored with the model.
+
+Every cell is really run, image by image, and stored when it is done, so that a run may be cut off
+and started again. Floors are learned once and stored with the cells.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mobius_seg
+from conditions import RESULTS, ROOT, conditions, store
+from mobius_seg.data.coco import CocoData, load_sized, read_coco
+from mobius_seg.data.compose import write_dataset
+from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
+from mobius_seg.planner import prompt_shape
+from mobius_seg.predictor import Predictor, _read_job
+from mobius_seg.prompts import Prompt
+from mobius_seg.pruned_decoder import PrunedOutput, Ranker, decode, image_output
+from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps
+from mobius_seg.pruning_record import (
+    ImageRecord,
+    match,
+    record_image,
+    simulate,
+)
+from mobius_seg.tune_pruning import THRESHOLDS, learn_floors, mean_decoder_gmac
+from val_sets import val_set
+
+SHARES = (0.01, 0.05, 0.18, 0.0, 0.02, 0.1, 0.35)  # most telling first
+METHODS = ("adaptive", "fixed", "uncalibrated", "random", "oracle")
+LEAST = 4
+Values = dict[str, Any]
+
+
+@dataclass
+class Data:
+    """A data set and how it is asked."""
+
+    coco: CocoData
+    folder: Path
+    rows: range
+    size: int
+
+    def jobs(self) -> Iterator[tuple[int, Any]]:
+        """Row and prepared picture, asked for all names."""
+        prompt = Prompt(names=tuple(self.coco.names))
+        for row in self.rows:
+            picture = load_sized(self.coco.images[row], self.folder, self.coco.path)
+            yield row, _read_job(picture, row, prompt, self.size, None)
+
+
+def main() -> None:
+    """Run what is missing and store ``results/pruning.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mobius-n", help="shipped model or folder of weights")
+    parser.add_argument("--pack", type=Path, default=ROOT / "assets" / "pack.safetensors")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "val")
+    parser.add_argument("--calib", type=int, default=200, help="scenes that floors are learned on")
+    parser.add_argument("--limit", type=int, help="only the first so many val scenes")
+    parser.add_argument("--val", type=Path, help="another data set (a folder), for trials")
+    parser.add_argument("--size", type=int, help="input size, default the model's own")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", default="pruning", help="name of the results file")
+    parser.add_argument("--cells", type=int, help="stop after so many cells")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = mobius_seg.load(options.model)
+    size = options.size or model.config.input_size
+    data = _val(options, size)
+    name = Path(options.model).name
+    path = RESULTS / f"{options.out}.json"
+    everything = json.loads(path.read_text()) if path.exists() else {}
+    setting = {"size": size, "val": len(data.rows), "calib": options.calib}
+    mine = everything.get(name)
+    if mine is None or mine["setting"] != setting:
+        mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+
+    def save() -> None:
+        facts = conditions(
+            threads=options.threads,
+            device=str(model.device) if model.device.type != "cpu" else conditions()["device"],
+            precision="float32",
+            batch=1,
+            command=f"python benchmarks/claims/pruning.py --model {name}",
+        )
+        mine["conditions"] = facts
+        store(options.out, everything | {name: mine})
+
+    if not mine["plans"]:
+        mine["plans"] = _plans(model, options, size)
+        save()
+    if len(mine["true_positives"]) != len(data.rows):
+        mine["true_positives"] = _true_positives(model, data)
+        save()
+    done = 0
+    for cell in _cells(model, mine["plans"]):
+        if cell in mine["cells"] or done == options.cells:
+            continue
+        mine["cells"][cell] = _run(model, data, mine, cell)
+        print(cell, mine["cells"][cell])
+        save()
+        done += 1
+
+
+def _val(options: argparse.Namespace, size: int) -> Data:
+    """The val set, or the folder given in its place."""
+    if options.val is not None:
+        annotations, images = options.val / "annotations.json", options.val / "images"
+    else:
+        found = val_set("val-base", options.pack, options.folder)
+        annotations, images = found.annotations, found.images
+    coco = read_coco(annotations)
+    return Data(coco, images, range(len(coco.images))[: options.limit], size)
+
+
+def _plans(model: Predictor, options: argparse.Namespace, size: int) -> Values:
+    """Policies of every level, learned on calib scenes."""
+    out = options.folder / f"calib-{options.calib}-256-3000"
+    if not (out / "annotations.json").exists():
+        write_dataset(options.pack, "calib", options.calib, 256, 3000, out)
+    coco = read_coco(out / "annotations.json")
+    records = [
+        record_image(model, coco, out / "images", row, size) for row in range(len(coco.images))
+    ]
+    plans: Values = {}
+    for share in SHARES:
+        policy = PruningPolicy(
+            thresholds=THRESHOLDS, floors=learn_floors(records, share), least=LEAST
+        )
+        outcomes = [simulate(record, policy) for record in records]
+        cost = mean_decoder_gmac(records, outcomes, model)
+        # Rounded up: the baselines get no less than the adaptive policy took.
+        mean = np.ceil(np.mean([outcome.queries for outcome in outcomes], axis=0)).astype(int)
+        plans[f"{share:g}"] = {
+            "adaptive": policy.to_dict(),
+            "keep": mean[1:].tolist(),
+            "raw_floor": _raw_floor(model, records, cost),
+            "calib_decoder_gmac": cost,
+        }
+    return plans
+
+
+def _raw_floor(model: Predictor, records: list[ImageRecord], cost: float) -> float:
+    """The raw score that, as the floor of every stage, costs as much on the calib scenes."""
+    low, high = 0.0, 1.0
+    for _ in range(14):
+        middle = (low + high) / 2
+        policy = _uncalibrated(model, middle)
+        outcomes = [
+            simulate(record, policy, rank=lambda one, stage, kept: one.raw_SQ[stage, kept])
+            for record in records
+        ]
+        dearer = mean_decoder_gmac(records, outcomes, model) > cost
+        low, high = (middle, high) if dearer else (low, middle)
+    return low  # the dearer side: the baseline is not starved
+
+
+def _uncalibrated(model: Predictor, floor: float) -> PruningPolicy:
+    stages = model.config.decoder_layers
+    return PruningPolicy(thresholds=(0.0,), floors=((floor,),) * stages, least=LEAST)
+
+
+def _cells(model: Predictor, plans: Values) -> list[str]:
+    """Names of all cells, the most telling first."""
+    first = ["full", *(f"adaptive@{share}" for share in plans)]
+    points = [f"point@{name}" for name in model.planner.points.points if name != "full"]
+    layers = [f"layers@{count}" for count in range(model.config.decoder_layers - 1, -1, -1)]
+    others = [f"{method}@{share}" for share in plans for method in METHODS[1:]]
+    return [*first, *points, *others, *layers]
+
+
+@torch.inference_mode()
+def _true_positives(model: Predictor, data: Data) -> Values:
+    """Queries that end as true positives of the full decoder, by row of the data set."""
+    found: Values = {}
+    for row in data.rows:
+        record = record_image(model, data.coco, data.folder, row, data.size)
+        order = np.argsort(-record.scores_SQ[-1].numpy(), kind="stable")
+        hits = match(record.iou_SQM[-1][order], np.array([0.5]))[0]
+        found[str(row)] = sorted(int(query) for query in order[hits])
+    return found
+
+
+def _policy_of(
+    model: Predictor, mine: Values, cell: str
+) -> tuple[PruningPolicy, StageMaps | None, Callable[[int], Ranker] | None]:
+    """Policy, maps and ranker (by row of the data set) of a cell."""
+    method, _, level = cell.partition("@")
+    if method == "full":
+        return PruningPolicy(), None, None
+    if method == "layers":
+        return PruningPolicy(layers=int(level)), None, None
+    if method == "point":
+        return model.planner.points.policy(level), None, None
+    plan = mine["plans"][level]
+    if method == "adaptive":
+        return PruningPolicy.from_dict(plan["adaptive"]), None, None
+    if method == "uncalibrated":
+        return _uncalibrated(model, plan["raw_floor"]), IdentityMaps(), None
+    # The selection is whole, as it is for the adaptive policy: only what follows is cut.
+    fixed = PruningPolicy(
+        thresholds=(0.0,), floors=((3.0,),) * model.config.decoder_layers, least=1
+    )
+    assert fixed.form == "adaptive"
+    keep = plan["keep"]
+
+    def ranker(row: int) -> Ranker:
+        wanted = torch.tensor(mine["true_positives"][str(row)], dtype=torch.int64)
+
+        def rank(
+            stage: int, _image: int, index_Q: torch.Tensor, confidence_Q: torch.Tensor
+        ) -> torch.Tensor:
+            if method == "random":
+                generator = torch.Generator().manual_seed(row * 100 + stage)
+                score = torch.rand(len(index_Q), generator=generator).to(confidence_Q.device)
+            elif method == "oracle":
+                score = confidence_Q + torch.isin(index_Q, wanted.to(index_Q.device)).float()
+            else:
+                score = confidence_Q
+            # What lies above the floor of 3 goes on: the best, as many as the plan says.
+            count = min(keep[min(stage, len(keep) - 1)], len(index_Q))
+            best = score.topk(count).indices
+            return score.index_add(0, best, torch.full_like(score[best], 4.0))
+
+        return rank
+
+    return fixed, None, ranker
+
+
+@torch.inference_mode()
+def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
+    """Run one cell over the data set."""
+    policy, maps, ranker = _policy_of(model, mine, cell)
+    scorer = ApScorer(data.coco, data.rows)
+    costs, queries, layers, kept_shares = [], [], [], []
+    depth = model.config.decoder_layers
+    for row, job in data.jobs():
+        images, prompt = model._inputs([job])
+        encoded = model.network.encode(images, prompt)
+        rank = None if ranker is None else ranker(row)
+        stages, index = [], []
+        steps = decode(model.network, encoded, policy, maps=maps, rank=rank)
+        for (result,) in steps:
+            stages.append(result.layer)
+            index.append(set(result.index_Q.tolist()))
+        pruned = PrunedOutput(image_output(encoded, 0, stages), result.index_Q, result.queries)
+        found = model._read(pruned, job, 0.0, MAX_DETECTIONS, prompt_shape(images, prompt))
+        scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names)
+        assert found.receipt is not None
+        costs.append(found.receipt.gmac)
+        layers.append(found.receipt.layers)
+        queries.append([*result.queries, *[0] * (depth - found.receipt.layers)])
+        wanted = set(mine["true_positives"][str(row)])
+        index += index[-1:] * (depth + 1 - len(index))
+        if wanted:
+            kept_shares.append([len(wanted & kept) for kept in index] + [len(wanted)])
+    figures = scorer.named() | scorer.agnostic()
+    kept = np.sum(kept_shares, axis=0) if kept_shares else np.ones(depth + 2)
+    return {
+        "decoder_gmac": float(np.mean([cost["transformer_decoder"] for cost in costs])),
+        "total_gmac": float(np.mean([cost["total"] for cost in costs])),
+        "layers": float(np.mean(layers)),
+        "queries": np.mean(queries, axis=0).round(2).tolist(),
+        "true_positives_kept": (kept[:-1] / kept[-1]).round(4).tolist(),
+        **{key: figures[key] for key in ("mask_ap", "agnostic_mask_ap", "agnostic_ar100")},
+    }
+
+
+if __name__ == "__main__":
+    main()

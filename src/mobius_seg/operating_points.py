@@ -1,0 +1,165 @@
+"""Named operating points of a model: policies that were tuned and measured, stored beside it.
+
+``operating_points.json`` in the model's folder is written by ``mobius-seg tune-pruning``. Every
+model has the point ``full``, which prunes nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mobius_seg.checkpoint import POINTS_FILE
+from mobius_seg.config import ModelConfig
+from mobius_seg.errors import InputError
+from mobius_seg.files import write_text
+from mobius_seg.pruning import PruningPolicy
+
+FULL = "full"
+NAMES = (FULL, "balanced", "fast")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A policy and what it was measured to do.
+
+    Attributes:
+        policy: what is pruned.
+        measured: figures of the set it was tuned on (AP, recall, GMAC); empty = not measured.
+    """
+
+    policy: PruningPolicy
+    measured: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """All points of a model.
+
+    Attributes:
+        points: by name; ``full`` is among them.
+        conditions: what they were tuned and measured with.
+    """
+
+    points: Mapping[str, OperatingPoint]
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def only_full(cls) -> "OperatingPoints":
+        """Of a model that has not been tuned."""
+        return cls({FULL: OperatingPoint(PruningPolicy())})
+
+    def policy(self, name: object) -> PruningPolicy:
+        """The policy of a point.
+
+        Raises:
+            InputError: the model has no such point.
+        """
+        if not isinstance(name, str) or name not in self.points:
+            hint = "" if len(self.points) > 1 else "; `mobius-seg tune-pruning` makes more"
+            raise InputError(
+                f"operating point {name!r} is unknown; this model has"
+                f" {', '.join(self.points)}{hint}"
+            )
+        return self.points[name].policy
+
+    def check(self, config: ModelConfig, where: str = POINTS_FILE) -> None:
+        """See that the policies are those of a network of this configuration.
+
+        Raises:
+            InputError: a policy reaches beyond it.
+        """
+        depth, queries = config.decoder_layers, config.queries
+        for name, point in self.points.items():
+            policy = point.policy
+            for field_name, value, most in (
+                ("layers", policy.layers or 0, depth),
+                ("floors", len(policy.floors), depth),
+                ("keep", max(policy.keep, default=0), queries),
+            ):
+                if value > most:
+                    raise InputError(
+                        f"{where}: {field_name} of point {name!r} says {value}, but model"
+                        f" {config.name!r} has {queries} queries and {depth} layers"
+                    )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the file into a model's folder, whole or not at all; returns its path.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        path = Path(folder) / POINTS_FILE
+        points = {
+            name: {"policy": point.policy.to_dict(), "measured": dict(point.measured)}
+            for name, point in self.points.items()
+        }
+        values = {"format": _FORMAT, "conditions": dict(self.conditions), "points": points}
+        try:
+            write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        return path
+
+
+def load_points(folder: Path, config: ModelConfig) -> OperatingPoints:
+    """Operating points of a model folder; without the file ``full`` alone.
+
+    Raises:
+        InputError: the file cannot be read, is malformed, or belongs to another network.
+    """
+    path = folder / POINTS_FILE
+    if not path.exists():
+        return OperatingPoints.only_full()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    keys = ("format", "conditions", "points")
+    if not isinstance(values, dict) or set(values) != set(keys) or values["format"] != _FORMAT:
+        raise InputError(f"{path}: expected an object with {', '.join(keys)}, format {_FORMAT}")
+    if not isinstance(values["points"], dict) or FULL not in values["points"]:
+        raise InputError(f"{path}: 'points' must be an object that holds {FULL!r}")
+    if not isinstance(values["conditions"], dict):
+        raise InputError(f"{path}: 'conditions' must be an object")
+    points = {name: _point(entry, f"{path}: {name}") for name, entry in values["points"].items()}
+    found = OperatingPoints(points, values["conditions"])
+    if points[FULL].policy.form != FULL:
+        raise InputError(f"{path}: the policy of {FULL!r} prunes")
+    found.check(config, str(path))
+    return found
+
+
+def _point(entry: object, where: str) -> OperatingPoint:
+    """One point of the file."""
+    if not isinstance(entry, dict) or set(entry) != {"policy", "measured"}:
+        raise InputError(f"{where}: expected an object with policy, measured")
+    measured = entry["measured"]
+    fits = isinstance(measured, dict) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in measured.values()
+    )
+    if not fits:
+        raise InputError(f"{where}: 'measured' must hold numbers")
+    return OperatingPoint(PruningPolicy.from_dict(entry["policy"], where), measured)
+
+
+def from_fractions(
+    config: ModelConfig, fractions: Sequence[float], layers: int | None = None
+) -> PruningPolicy:
+    """A static policy from the share of the queries that enters each layer.
+
+    Args:
+        config: gives the number of queries and layers.
+        fractions: shares in 0..1 over the depth of a decoder of any depth; read in between where
+            this one has another.
+        layers: layers that run at most; None = all.
+    """
+    import numpy as np
+
+    at = np.linspace(0, 1, config.decoder_layers)
+    shares = np.interp(at, np.linspace(0, 1, len(fractions)), fractions)
+    keep = tuple(max(1, round(float(share) * config.queries)) for share in shares)
+    return PruningPolicy.static(keep, layers)

@@ -1,0 +1,54 @@
+"""The numbers and the device that prediction takes, checked."""
+
+import numpy as np
+import torch
+
+from mobius_seg.errors import InputError
+
+SIZE_LIMITS = (32, 8192)
+
+
+def check_arguments(
+    size: object, threshold: object, max_instances: object, batch: object, calibrated: object = True
+) -> None:
+    """Check the numbers that ``predict`` takes.
+
+    Raises:
+        InputError: names the number and what is allowed.
+    """
+    low, high = SIZE_LIMITS
+    if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
+        raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
+    if not isinstance(calibrated, bool):
+        raise InputError(f"calibrated is {calibrated!r}; allowed: True or False")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
+        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
+    if not 0.0 <= float(threshold) <= 1.0:
+        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
+    for field, value in (("max_instances", max_instances), ("batch_size", batch)):
+        if not _is_whole(value) or value < 1:  # type: ignore[operator]
+            raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
+
+
+def _is_whole(value: object) -> bool:
+    """A whole number, which True is not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        InputError: it does not exist here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+        if chosen.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        reason = str(error).split("\n")[0].split(". ")[0][:200]
+        raise InputError(f"device {str(device)!r} cannot be used: {reason}") from None
+    return chosen

@@ -1,0 +1,61 @@
+"""What a result cost: layers run, queries kept, multiply-accumulates executed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mobius_seg.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What was executed for one image.
+
+    Attributes:
+        config: of the network that ran.
+        input_hw: height and width of its padded input in pixels.
+        columns: columns of the prompt, K.
+        tokens: sub-word tokens of an expression, 0 for names.
+        queries: how many queries ran each stage, the query selection first.
+        masks: how many masks were computed.
+    """
+
+    config: ModelConfig
+    input_hw: tuple[int, int]
+    columns: int
+    tokens: int
+    queries: tuple[int, ...]
+    masks: int
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers that ran."""
+        return len(self.queries) - 1
+
+    @property
+    def gmac(self) -> dict[str, float]:
+        """Executed cost in GMAC, counted as in :mod:`mobius_seg.profile` for this image alone.
+
+        Keys: ``backbone``, ``pixel_decoder``, ``transformer_decoder`` (selection, memory, layers,
+        heads and mask product), ``text`` (its projection into the network) and ``total``. In a
+        batch whose images share a prompt, the text is projected once for all of them.
+        """
+        from mobius_seg.decoder_cost import model_cost
+
+        cost = model_cost(self.config, self.input_hw, self.columns, self.tokens)
+        macs = {
+            "backbone": cost.backbone,
+            "pixel_decoder": cost.pixel_decoder,
+            "transformer_decoder": cost.decoder(self.queries, self.masks),
+            "text": cost.text,
+        }
+        return {key: value / 1e9 for key, value in (macs | {"total": sum(macs.values())}).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: layers, queries of each stage, masks, GMAC by part."""
+        gmac = {key: round(value, 6) for key, value in self.gmac.items()}
+        return {
+            "layers": self.layers,
+            "queries": list(self.queries),
+            "masks": self.masks,
+            "gmac": gmac,
+        }

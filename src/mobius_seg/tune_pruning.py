@@ -1,0 +1,316 @@
+"""``mobius-seg tune-pruning``: the cheapest adaptive policy that loses no more than is allowed.
+
+The full decoder runs once over the calib set; every candidate is then simulated on the record
+(:mod:`mobius_seg.pruning_record`): floors for a share eps of lost true positives, with and without
+stopping early. Candidates whose simulated loss is allowed are really run, cheapest first, until one
+keeps its promise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
+from mobius_seg.decoder_cost import model_cost
+from mobius_seg.errors import InputError
+from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
+from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints
+from mobius_seg.predictor import Predictor
+from mobius_seg.pruning import PruningPolicy
+from mobius_seg.pruning_record import (
+    ImageRecord,
+    Outcome,
+    average_precision,
+    change_at,
+    record_image,
+    simulate,
+    true_positives,
+)
+from mobius_seg.version import __version__
+
+METRICS = ("ap", "recall")
+FAST_FACTOR = 4.0
+"""The point ``fast`` may lose so many times what ``balanced`` may."""
+
+THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+_SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35)
+_CHANGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of the changes that are seen
+_LEAST = 4
+_RUNS = 5  # candidates of one point that are really run
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy and what the simulation expects of it.
+
+    Attributes:
+        policy: what is pruned.
+        loss: points (hundredths) of the metric that it loses.
+        decoder_gmac: mean cost of the decoder.
+    """
+
+    policy: PruningPolicy
+    loss: float
+    decoder_gmac: float
+
+
+def tune(
+    predictor: Predictor,
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    loss: float = 0.3,
+    metric: str = "ap",
+    size: int | None = None,
+    limit: int | None = None,
+    progress: bool = True,
+) -> OperatingPoints:
+    """Find the operating points ``full``, ``balanced`` and ``fast`` of a model.
+
+    Args:
+        predictor: the model; its maps calibrate what pruning reads.
+        annotations: COCO instance file of pictures that neither training nor testing uses.
+        images: folder that its file names are relative to.
+        loss: points that ``balanced`` may lose, in hundredths (0.3 = 0.003); ``fast`` may lose
+            four times as many.
+        metric: ``ap``: mask AP, with names and without (the larger loss counts); ``recall``: of
+            masks, without names.
+        size: longest side of the input in pixels, default the model's own.
+        limit: only the first so many pictures.
+        progress: show bars on standard error.
+
+    Raises:
+        InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
+    """
+    coco, folder, rows = _open(annotations, images, loss, metric, limit)
+    size = size or predictor.config.input_size
+    records = [
+        record_image(predictor, coco, folder, row, size)
+        for row in _track(rows, "full decoder", progress)
+    ]
+    if not any(len(true_positives(record)) for record in records):
+        raise InputError(
+            f"{annotations}: the full decoder finds none of its instances (mask IoU 0.5),"
+            " so there is nothing to tune on"
+        )
+    found = candidates(records, predictor, metric)
+    run = _Runs(predictor, coco, folder, rows, size, progress)
+    full = run.measure(PruningPolicy(), FULL)
+    points = {FULL: OperatingPoint(PruningPolicy(), full)}
+    for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
+        points[name] = run.cheapest(found, most, metric, full, name)
+    asked = {"annotations": Path(annotations).name, "metric": metric, "loss": loss}
+    counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
+    versions = {"version": __version__, "torch": torch.__version__}
+    conditions = asked | counts | {"model": predictor.config.name} | versions
+    return OperatingPoints(points, conditions)
+
+
+def _open(
+    annotations: str | Path, images: str | Path, loss: float, metric: str, limit: int | None
+) -> tuple[CocoData, Path, range]:
+    """Check the arguments of :func:`tune`: data set, folder and rows."""
+    if metric not in METRICS:
+        raise InputError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
+    if not 0 <= loss <= 100:
+        raise InputError(f"loss is {loss!r}; allowed: 0 to 100 points")
+    coco, folder = read_coco(annotations), Path(images)
+    rows = range(len(coco.images))[:limit]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of pictures")
+    for row in rows:
+        picture_path(coco.images[row], folder)
+    return coco, folder, rows
+
+
+def learn_floors(records: Sequence[ImageRecord], share: float) -> tuple[tuple[float, ...], ...]:
+    """Floors below which at most a share of the final true positives lie, by stage and threshold.
+
+    Args:
+        records: of the full decoder.
+        share: eps in 0..1, of the true positives that end at or above a threshold.
+
+    Returns:
+        For each stage but the last one value for each of :data:`THRESHOLDS`, never falling.
+    """
+    positives = [(record, true_positives(record)) for record in records]
+    final = np.concatenate([record.scores_SQ[-1].numpy()[tp] for record, tp in positives])
+    floors = []
+    for stage in range(records[0].scores_SQ.shape[0] - 1):
+        now = np.concatenate([record.scores_SQ[stage].numpy()[tp] for record, tp in positives])
+        values: list[float] = []
+        for threshold in THRESHOLDS:
+            reached = np.sort(now[final >= threshold])
+            if len(reached):
+                values.append(float(reached[min(int(share * len(reached)), len(reached) - 1)]))
+            else:  # nothing seen that high: as careful as the highest that was
+                values.append(values[-1] if values else 0.0)
+        careful = np.minimum.accumulate(values[::-1])[::-1]
+        # Rounded down, so that the query that a floor was taken from passes it.
+        floors.append(tuple(float(np.floor(value * 1e6) / 1e6) for value in careful))
+    return tuple(floors)
+
+
+def candidates(
+    records: Sequence[ImageRecord], predictor: Predictor, metric: str = "ap"
+) -> list[Candidate]:
+    """Simulate every candidate policy, cheapest first.
+
+    Args:
+        records: of the full decoder.
+        predictor: gives the configuration that costs are counted for.
+        metric: ``ap`` or ``recall``.
+    """
+    stages = records[0].scores_SQ.shape[0]
+    changes, sures = [], []
+    for record in records:
+        for stage in range(1, stages - 1):
+            kept = record.scores_SQ[stage].topk(min(20, record.scores_SQ.shape[1])).indices
+            changes.append(change_at(record, stage, kept))
+            score = record.scores_SQ[stage, kept].clamp(min=1e-6)
+            sures.append(float((score * score).sum() / score.sum()))
+    stops: list[tuple[float | None, float]] = [(None, 0.0)]
+    if changes:
+        for settle in np.quantile(changes, _CHANGES):
+            stops += [(round(float(settle), 4), 0.0), (round(float(settle), 4), _round(sures))]
+    before = _figures(records, [simulate(record, PruningPolicy()) for record in records], metric)
+    found = []
+    for share in _SHARES:
+        floors = learn_floors(records, share)
+        for settle, sure in stops:
+            policy = PruningPolicy(
+                thresholds=THRESHOLDS, floors=floors, least=_LEAST, settle=settle, sure=sure
+            )
+            outcomes = [simulate(record, policy) for record in records]
+            after = _figures(records, outcomes, metric)
+            loss = 100 * max(b - a for b, a in zip(before, after, strict=True))
+            found.append(Candidate(policy, loss, mean_decoder_gmac(records, outcomes, predictor)))
+    return sorted(found, key=lambda candidate: candidate.decoder_gmac)
+
+
+def mean_decoder_gmac(
+    records: Sequence[ImageRecord], outcomes: Sequence[Outcome], predictor: Predictor
+) -> float:
+    """Mean decoder cost of outcomes; a mask for each of the last queries, at most 100."""
+    total = 0
+    for record, outcome in zip(records, outcomes, strict=True):
+        height, width, columns, tokens = record.shape
+        cost = model_cost(predictor.config, (height, width), columns, tokens)
+        total += cost.decoder(outcome.queries, min(outcome.queries[-1], MAX_DETECTIONS))
+    return total / len(records) / 1e9
+
+
+def _figures(
+    records: Sequence[ImageRecord], outcomes: Sequence[Outcome], metric: str
+) -> tuple[float, ...]:
+    """What must not fall: AP with and without names, or recall."""
+    precision, recall = average_precision(records, outcomes, named=False)
+    if metric == "recall":
+        return (recall,)
+    return precision, average_precision(records, outcomes, named=True)[0]
+
+
+class _Runs:
+    """Really runs policies over the data set."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        coco: CocoData,
+        folder: Path,
+        rows: Sequence[int],
+        size: int,
+        progress: bool,
+    ) -> None:
+        self._predictor, self._coco, self._folder = predictor, coco, folder
+        self._rows, self._size, self._progress = rows, size, progress
+        self._done: dict[PruningPolicy, dict[str, float | None]] = {}
+
+    def cheapest(
+        self,
+        found: Sequence[Candidate],
+        most: float,
+        metric: str,
+        full: dict[str, float | None],
+        name: str,
+    ) -> OperatingPoint:
+        """The cheapest candidate whose measured loss is allowed; ``full`` if none is."""
+        for candidate in [one for one in found if one.loss <= most][:_RUNS]:
+            measured = self.measure(candidate.policy, name)
+            if measured_loss(full, measured, metric) <= most + 1e-9:
+                return OperatingPoint(candidate.policy, measured)
+        # Simulated figures promise too much here: ask for less and less.
+        careful = [one for one in found if one.loss <= most / 2]
+        for candidate in careful[:: max(1, len(careful) // _RUNS)]:
+            measured = self.measure(candidate.policy, name)
+            if measured_loss(full, measured, metric) <= most + 1e-9:
+                return OperatingPoint(candidate.policy, measured)
+        return OperatingPoint(PruningPolicy(), full)
+
+    def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
+        """AP, recall and mean cost of a policy at threshold 0."""
+        if policy in self._done:
+            return self._done[policy]
+        scorer = ApScorer(self._coco, self._rows)
+        costs: list[dict[str, float]] = []
+        starts = range(0, len(self._rows), _BATCH)
+        for start in _track(starts, f"running {name}", self._progress):
+            rows = self._rows[start : start + _BATCH]
+            pictures = [
+                load_sized(self._coco.images[row], self._folder, self._coco.path) for row in rows
+            ]
+            answers = self._predictor.predict(
+                pictures,
+                names=list(self._coco.names),
+                size=self._size,
+                threshold=0.0,
+                max_instances=MAX_DETECTIONS,
+                batch_size=_BATCH,
+                operating_point=policy,
+            )
+            for row, found in zip(rows, answers, strict=True):
+                scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names)
+                assert found.receipt is not None
+                counts = {
+                    "layers": float(found.receipt.layers),
+                    "queries": float(np.mean(found.receipt.queries)),
+                }
+                costs.append(found.receipt.gmac | counts)
+        figures = scorer.named() | scorer.agnostic()
+        measured: dict[str, float | None] = {
+            key: figures[key] for key in ("mask_ap", "agnostic_mask_ap", "agnostic_ar100")
+        }
+        for key, label in (
+            ("transformer_decoder", "decoder_gmac"),
+            ("total", "gmac"),
+            ("layers", "layers"),
+            ("queries", "queries"),
+        ):
+            measured[label] = float(np.mean([cost[key] for cost in costs]))
+        self._done[policy] = measured
+        return measured
+
+
+def measured_loss(
+    full: dict[str, float | None], pruned: dict[str, float | None], metric: str
+) -> float:
+    """Points (hundredths) lost, the most of the metric's figures."""
+    keys = ("agnostic_ar100",) if metric == "recall" else ("mask_ap", "agnostic_mask_ap")
+    return 100 * max((full[key] or 0.0) - (pruned[key] or 0.0) for key in keys)
+
+
+def _round(values: Sequence[float]) -> float:
+    """Their median to four digits."""
+    return round(float(np.median(values)), 4)
+
+
+def _track(steps: Sequence[int], text: str, show: bool) -> Any:
+    """The steps, with a bar on standard error."""
+    return track(steps, text, console=Console(stderr=True), disable=not show, transient=True)

@@ -1,0 +1,208 @@
+"""Tuning: the record and its simulation against the real thing, floors, and the command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from tests.support.models import HashEncoder
+
+import mobius_seg
+from mobius_seg import Predictor
+from mobius_seg.cli import main
+from mobius_seg.data.coco import read_coco
+from mobius_seg.evaluate.ap import run_coco_eval
+from mobius_seg.operating_points import load_points
+from mobius_seg.pruning import PruningPolicy
+from mobius_seg.pruning_record import (
+    ImageRecord,
+    average_precision,
+    record_image,
+    simulate,
+    true_positives,
+)
+from mobius_seg.tune_pruning import THRESHOLDS, learn_floors
+
+NAMES = ["cup", "dog", "tree"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> Path:
+    """A data set whose truth is some of what the model finds, so that it finds something."""
+    folder = tmp_path_factory.mktemp("calib")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(1, 5):
+        small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((80, 48)).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 80, "height": 48})
+        found = predictor.predict(folder / f"{number}.png", names=NAMES, threshold=0.0)
+        for i in (0, 2, 5):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(found.name_ids[i]) + 1,
+                    "bbox": found.bbox(i),
+                    "area": int(found.areas[i]),
+                    "iscrowd": 0,
+                    "segmentation": found.rles[i],
+                }
+            )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(data: Path, predictor: Predictor) -> list[ImageRecord]:
+    coco = read_coco(data / "annotations.json")
+    return [record_image(predictor, coco, data, row, 64) for row in range(4)]
+
+
+def rectangles(rng: np.random.Generator, count: int) -> list[dict[str, object]]:
+    rles = []
+    for _ in range(count):
+        mask = np.zeros((40, 50), np.uint8, order="F")
+        y, x = rng.integers(0, 20, 2)
+        mask[y : y + rng.integers(8, 20), x : x + rng.integers(8, 30)] = 1
+        rles.append(coco_mask.encode(mask))
+    return rles
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_average_precision_is_coco_s(named: bool) -> None:
+    rng = np.random.default_rng(3)
+    records, truth, detections = [], [], []
+    for image in range(6):
+        true, found = rectangles(rng, 4), rectangles(rng, 12)
+        found[:3] = true[:3]
+        labels, guesses = rng.integers(0, 3, 4), rng.integers(0, 3, 12)
+        guesses[:2] = labels[:2]
+        scores = np.float32(rng.random(12))
+        for rle, label in zip(true, labels, strict=True):
+            truth.append(
+                {"id": len(truth) + 1, "image_id": image + 1, "segmentation": rle, "iscrowd": 0}
+                | {"category_id": int(label) + 1 if named else 1, "area": 1000.0}
+                | {"bbox": [0.0, 0.0, 1.0, 1.0]}
+            )
+        for rle, guess, score in zip(found, guesses, scores, strict=True):
+            detections.append(
+                {"id": len(detections) + 1, "image_id": image + 1, "segmentation": rle}
+                | {"category_id": int(guess) + 1 if named else 1, "area": 1000.0}
+                | {"bbox": [0.0, 0.0, 1.0, 1.0], "score": float(score), "iscrowd": 0}
+            )
+        records.append(
+            ImageRecord(
+                image=image,
+                scores_SQ=torch.from_numpy(scores)[None],
+                raw_SQ=torch.from_numpy(scores)[None],
+                names_SQ=guesses[None],
+                boxes_SQ4=torch.zeros(1, 12, 4),
+                iou_SQM=np.float32(coco_mask.iou(found, true, [0] * 4))[None],
+                truth_M=labels,
+                shape=(64, 64, 3, 0),
+            )
+        )
+    images = [{"id": i + 1, "height": 40, "width": 50} for i in range(6)]
+    seen = sorted({int(entry["category_id"]) for entry in truth})  # type: ignore[call-overload]
+    wanted = run_coco_eval(images, truth, detections, seen, "segm")
+    outcomes = [simulate(record, PruningPolicy()) for record in records]
+    precision, recall = average_precision(records, outcomes, named=named)
+    assert wanted["ap"] == pytest.approx(precision, abs=1e-6)
+    assert wanted["ar100"] == pytest.approx(recall, abs=1e-6)
+    assert 0.05 < precision < 0.95
+
+
+def test_the_record_is_what_the_decoder_says(
+    records: list[ImageRecord], data: Path, predictor: Predictor
+) -> None:
+    for record in records:
+        found = predictor.predict(data / f"{record.image + 1}.png", names=NAMES, threshold=0.0)
+        best = np.sort(record.scores_SQ[-1].numpy())[::-1][: len(found)]
+        np.testing.assert_allclose(found.scores, best, atol=1e-5)
+        assert (record.iou_SQM[-1].max(0) > 0.999).all()  # the truth is among the answers
+        assert len(true_positives(record)) == 3
+        assert record.scores_SQ.shape == (3, 12)
+
+
+def test_simulated_and_real_runs_agree_where_nothing_was_pruned_before(
+    records: list[ImageRecord], data: Path, predictor: Predictor
+) -> None:
+    middle = float(torch.cat([record.scores_SQ[1] for record in records]).median()) + 1e-4
+    for policy in (
+        PruningPolicy(),
+        PruningPolicy.static((12, 5)),
+        PruningPolicy(thresholds=(0.0,), floors=((-1.0,), (middle,)), least=2),
+        PruningPolicy(settle=10.0),
+        PruningPolicy(layers=0),
+    ):
+        for record in records:
+            picture = data / f"{record.image + 1}.png"
+            real = predictor.predict(picture, names=NAMES, threshold=0.0, operating_point=policy)
+            assert real.receipt is not None
+            assert simulate(record, policy).queries == real.receipt.queries
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_floors_lose_at_most_their_share(records: list[ImageRecord], share: float) -> None:
+    floors = learn_floors(records, share)
+    assert len(floors) == 2
+    for stage, row in enumerate(floors):
+        assert list(row) == sorted(row)
+        for threshold, floor in zip(THRESHOLDS, row, strict=True):
+            lost = all_of_them = 0
+            for record in records:
+                positives = true_positives(record)
+                positives = positives[record.scores_SQ[-1].numpy()[positives] >= threshold]
+                all_of_them += len(positives)
+                lost += int((record.scores_SQ[stage].numpy()[positives] < floor).sum())
+            assert lost <= share * all_of_them
+    assert all(a <= b for a, b in zip(learn_floors(records, 0.0)[1], floors[1], strict=True))
+
+
+def test_tune_pruning_from_the_command_line(
+    data: Path,
+    tmp_path: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("mobius_seg.predictor.default_encoder", HashEncoder)
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    common = ["tune-pruning", "--model", str(folder), "--images", str(data)]
+    annotations = ["--annotations", str(data / "annotations.json")]
+    assert main([*common, *annotations, "--loss", "2"]) == 0
+    assert "balanced" in capsys.readouterr().out
+    model = mobius_seg.load(folder, "cpu", text_encoder=HashEncoder())
+    points = load_points(folder, model.config)
+    assert list(points.points) == ["full", "balanced", "fast"]
+    assert points.conditions["images"] == 4
+    full, balanced, fast = (points.points[name].measured for name in points.points)
+    assert full["agnostic_mask_ap"] > 0.1  # type: ignore[operator]
+    for point, loss in ((balanced, 0.02), (fast, 0.08)):
+        for figure in ("mask_ap", "agnostic_mask_ap"):
+            assert full[figure] - point[figure] <= loss + 1e-9  # type: ignore[operator]
+    costs = [point["decoder_gmac"] for point in (full, balanced, fast)]
+    assert costs[0] >= costs[1] >= costs[2]  # type: ignore[operator]
+    found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)
+    assert found.receipt is not None
+
+    empty = json.loads((data / "annotations.json").read_text()) | {"annotations": []}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    capsys.readouterr()
+    for arguments, said in (
+        (["--annotations", str(tmp_path / "empty.json")], "finds none of its instances"),
+        ([*annotations, "--loss", "-1"], "'-1' is not a number from 0 to 100"),
+        ([*annotations, "--metric", "iou"], "invalid choice: 'iou'"),
+        (["--annotations", str(tmp_path / "no.json")], "no.json"),
+    ):
+        assert main([*common, *arguments]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert said in lines[-1]
