@@ -260,8 +260,7 @@ class Predictor:
 
         The first result is read off the query selection, before any decoder layer; one more comes
         after each layer; the last equals that of :meth:`predict` with the same arguments. Whoever
-        stops listening saves the layers that are left. A receipt says what ``predict`` would have
-        executed had it stopped there (earlier results cost their masks on top).
+        stops listening saves the layers that are left. A receipt leaves out earlier masks.
 
         Args:
             image: one picture.

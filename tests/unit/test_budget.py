@@ -70,7 +70,7 @@ def test_more_budget_never_runs_less() -> None:
     config = get_preset("mobius-n")
     cost = ModelCost(
         backbone=100, pixel_decoder=50, text=1, memory=5, selection=Quadratic((10, 12, 14)),
-        layer=Quadratic((3, 7, 12)), mask_vectors=Quadratic((1, 2, 3)), mask=2, tokens=500,
+        layer=Quadratic((4, 9, 15)), mask=2, tokens=500,
     )  # fmt: skip
 
     def gmac(plan: tuple[int, ...]) -> float:

@@ -54,7 +54,9 @@ def inputs(batch: int = 4, seed: int = 0) -> tuple[Tensor, TextPrompt]:
 
 def middle_floor(made: Mobius, encoded: Encoded) -> float:
     """A confidence with about half of all queries below it, apart from every query's own."""
-    stages, _ = made.decoder(encoded.maps, encoded.text_BKC, None, made.object_column, layers=1)
+    stages, _ = made.decoder(
+        encoded.maps, encoded.names, encoded.text_BKC, None, made.object_column, layers=1
+    )
     score = confidence(stages[1].logits_BQK, stages[1].object_logits_BQ, None, 0.5)
     ordered = score.flatten().sort().values
     return float(ordered[len(ordered) // 2 : len(ordered) // 2 + 2].mean())
