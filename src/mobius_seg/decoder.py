@@ -16,10 +16,12 @@ from mobius_seg.layers import (
     SelfAttention,
     flatten_map,
     grid_centers,
+    head_mlp,
     inverse_sigmoid,
     merge_heads,
     sine_position,
     split_heads,
+    token_maps,
 )
 from mobius_seg.types import DenseOutput, LayerOutput
 
@@ -40,10 +42,10 @@ class QuerySelection(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.level = nn.Parameter(torch.zeros(len(self.strides), width))
         self.classifier = CosineClassifier(config)
-        self.box = MLP(width, width, 4)
+        self.box = head_mlp(width, 4, config.head_layers)
         self.query = nn.Linear(width, width)
         self.dense_classifier = CosineClassifier(config)
-        self.dense_box = MLP(width, width, 4)
+        self.dense_box = head_mlp(width, 4, config.head_layers)
 
     def forward(
         self,
@@ -75,7 +77,11 @@ class QuerySelection(nn.Module):
         count = min(queries, score_BN.shape[1])
         index_BQ = score_BN.topk(count, dim=1).indices
         picked = normed.gather(1, index_BQ[..., None].expand(-1, -1, normed.shape[2]))
-        boxes = (self.box(picked) + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
+        if self.config.box_every_token:
+            step = self.box(normed).gather(1, index_BQ[..., None].expand(-1, -1, 4))
+        else:
+            step = self.box(picked)
+        boxes = (step + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
         out = LayerOutput(
             logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2])),
             objects.gather(1, index_BQ),
@@ -113,7 +119,7 @@ class QuerySelection(nn.Module):
 
 
 class Memory(nn.Module):
-    """Keys and values of the image tokens, projected once and shared by every decoder layer.
+    """Keys and values of the image tokens: one for all decoder layers, or one for each.
 
     Args:
         config: strides and form of the cross-attention.
@@ -137,13 +143,7 @@ class Memory(nn.Module):
         normed = self.norm(tokens)
         value = self.value(normed)
         if self.key is None:
-            batch = value.shape[0]
-            values = []
-            for part, (h, w) in zip(
-                value.split([h * w for h, w in shapes], 1), shapes, strict=True
-            ):
-                values.append(part.transpose(1, 2).reshape(batch * self.heads, -1, h, w))
-            return ProjectedMemory(shapes, None, None, values)
+            return ProjectedMemory(shapes, None, None, token_maps(value, shapes, self.heads))
         centers = torch.cat([grid_centers(h, w, tokens) for h, w in shapes])
         position = sine_position(centers, tokens.shape[2]).to(tokens.dtype)
         key = split_heads(self.key(normed + position), self.heads)
@@ -278,7 +278,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.selection = QuerySelection(config)
-        self.memory = Memory(config)
+        shared = config.share_value_projection
+        self.memory = Memory(config) if shared else None
+        own = 0 if shared else config.decoder_layers
+        self.memories = nn.ModuleList(Memory(config) for _ in range(own))
         self.position = MLP(config.width, config.width, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.heads = QueryHeads(config)
@@ -318,12 +321,13 @@ class Decoder(nn.Module):
         )
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
-        memory = self.memory(maps)
+        shared = None if self.memory is None else self.memory(maps)
         for i, layer in enumerate(self.layers[:depth]):
             if keep and i > 0:
                 query, boxes = self._drop(
                     query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
                 )
+            memory = self.memories[i](maps) if shared is None else shared
             position = self.position(sine_position(boxes, query.shape[2]).to(query.dtype))
             query = layer(query, boxes, position, memory)
             out = self.heads(query, boxes, text_BKC, object_C)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobius_seg.config import ModelConfig
-from mobius_seg.layers import MLP, inverse_sigmoid
+from mobius_seg.layers import head_mlp, inverse_sigmoid
 from mobius_seg.types import LayerOutput
 
 
@@ -73,8 +73,8 @@ class QueryHeads(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
         self.classifier = CosineClassifier(config)
-        self.box = MLP(config.width, config.width, 4)
-        self.mask = MLP(config.width, config.width, config.mask_width)
+        self.box = head_mlp(config.width, 4, config.head_layers)
+        self.mask = head_mlp(config.width, config.mask_width, config.head_layers)
         last = self.box[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -100,3 +100,11 @@ class QueryHeads(nn.Module):
         logits, objects = self.classifier(normed, text_BKC, object_C)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
         return LayerOutput(logits, objects, boxes, self.mask(normed))
+
+
+class MaskProduct(nn.Module):
+    """Mask logits from mask vectors and mask features; holds no weights."""
+
+    def forward(self, embed_BQM: Tensor, features_BMhw: Tensor) -> Tensor:
+        """[B, Q, M] and [B, M, h, w] -> [B, Q, h, w]."""
+        return torch.einsum("bqm,bmhw->bqhw", embed_BQM, features_BMhw)

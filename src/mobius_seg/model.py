@@ -10,6 +10,8 @@ from mobius_seg.backbone import Backbone
 from mobius_seg.config import ModelConfig
 from mobius_seg.decoder import Decoder
 from mobius_seg.errors import InputError
+from mobius_seg.heads import MaskProduct
+from mobius_seg.multiscale import MultiscalePixelDecoder
 from mobius_seg.pixel_decoder import PixelDecoder
 from mobius_seg.types import ModelOutput, TextPrompt
 
@@ -31,8 +33,10 @@ class Mobius(nn.Module):
         self.text_projection = nn.Linear(config.text_dim, config.width)
         self.object_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.object_column = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
-        self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
+        pixels = PixelDecoder if config.pixel_decoder == "bottleneck" else MultiscalePixelDecoder
+        self.pixel_decoder = pixels(config, self.backbone.channels)
         self.decoder = Decoder(config)
+        self.mask_product = MaskProduct()
         mean = torch.tensor(config.image_mean).view(1, 3, 1, 1)
         std = torch.tensor(config.image_std).view(1, 3, 1, 1)
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
@@ -83,7 +87,14 @@ class Mobius(nn.Module):
         if prompt.vocabulary_VD is not None:
             projected = self.text_projection(self._centred(prompt.vocabulary_VD))
             vocabulary_VC = F.normalize(projected.float(), dim=-1)
-        return ModelOutput(stages, pixels.mask_features_BMhw, text_BKC, dense, vocabulary_VC)
+        first_masks_BQhw = None
+        if self.config.selection_masks and not self.training:
+            first_masks_BQhw = self.mask_product(
+                stages[0].mask_embed_BQM, pixels.mask_features_BMhw
+            )
+        return ModelOutput(
+            stages, pixels.mask_features_BMhw, text_BKC, dense, vocabulary_VC, first_masks_BQhw
+        )
 
     @torch.no_grad()
     def fit_text(self, names_KD: Tensor) -> None:

@@ -98,6 +98,7 @@ class ModelOutput:
         text_BKC: the columns of the prompt as the class head saw them, L2-normalised.
         dense: the auxiliary head's predictions in training, None otherwise.
         vocabulary_VC: the prompt's vocabulary as columns, L2-normalised, without fusion.
+        selection_masks_BQhw: mask logits of the selection where the configuration wants them.
     """
 
     layers: list[LayerOutput]
@@ -105,6 +106,7 @@ class ModelOutput:
     text_BKC: Tensor
     dense: DenseOutput | None = field(default=None)
     vocabulary_VC: Tensor | None = field(default=None)
+    selection_masks_BQhw: Tensor | None = field(default=None)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""
