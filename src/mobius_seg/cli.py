@@ -1,4 +1,4 @@
-"""The command line: ``mobius-seg segment | models | assets | compose | pretrain | train | eval``.
+"""The command line: ``mobius-seg segment | models | profile | assets | train | eval | ...``.
 
 Every subcommand imports what it needs when it runs. What the user did wrong is one line on standard
 error and exit code 2.
@@ -176,6 +176,13 @@ def _models(_: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(options: argparse.Namespace) -> int:
+    from mobius_seg.cost.command import run
+
+    run(options)
+    return 0
+
+
 def _fetch(options: argparse.Namespace) -> int:
     from mobius_seg.data.assets import fetch
 
@@ -274,6 +281,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "segment": _segment,
     "models": _models,
+    "profile": _profile,
     "assets fetch": _fetch,
     "assets pack": _pack,
     "compose": _compose,

@@ -162,17 +162,17 @@ def _baseline(larger: ModelConfig, name: str, **stated: Any) -> ModelConfig:
 
 def glee_lite() -> ModelConfig:
     """Baseline of mobius-m."""
-    return _baseline(mobius_m(), "glee-lite", expected_params=1, expected_gmac=1.0)
+    return _baseline(mobius_m(), "glee-lite", expected_params=55_925_720, expected_gmac=254.0)
 
 
 def glee_plus() -> ModelConfig:
     """Baseline of mobius-l."""
-    return _baseline(mobius_l(), "glee-plus", expected_params=1, expected_gmac=1.0)
+    return _baseline(mobius_l(), "glee-plus", expected_params=226_187_724, expected_gmac=719.0)
 
 
 def glee_pro() -> ModelConfig:
     """Baseline of mobius-h."""
-    return _baseline(mobius_h(), "glee-pro", expected_params=1, expected_gmac=1.0)
+    return _baseline(mobius_h(), "glee-pro", expected_params=332_346_968, expected_gmac=7700.0)
 
 
 PRESETS: dict[str, Callable[[], ModelConfig]] = {

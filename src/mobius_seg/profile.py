@@ -1,17 +1,15 @@
 """What the presets cost; ``python -m mobius_seg.profile`` prints the figures that they state.
 
 The counting itself stands in :mod:`mobius_seg.cost`, the command ``mobius-seg profile`` in
-``cost/report.py``.
+``cost/command.py``.
 """
 
 import math
 import sys
 
 from mobius_seg.cost.dispatch import profile_of
-from mobius_seg.cost.record import Profile, workload
+from mobius_seg.cost.record import Profile, stated_text_tokens, workload
 from mobius_seg.presets import PRESETS, get_preset
-
-STATED_TEXT_TOKENS = 260  # of 80 names, where sub-words are fused
 
 
 def preset_profile(
@@ -30,8 +28,7 @@ def preset_profile(
     """
     config = get_preset(name)
     sides = size if isinstance(size, tuple) else (size or config.input_size,) * 2
-    tokens = max(names + 1, round(STATED_TEXT_TOKENS * names / 80))
-    return profile_of(config, workload(config, sides, names, tokens))
+    return profile_of(config, workload(config, sides, names, stated_text_tokens(names)))
 
 
 def _stated(profile: Profile) -> str:

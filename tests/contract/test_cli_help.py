@@ -6,8 +6,8 @@ import sys
 import pytest
 
 COMMANDS = [
-    (), ("segment",), ("models",), ("assets",), ("assets", "fetch"), ("assets", "pack"),
-    ("compose",), ("train",), ("eval",),
+    (), ("segment",), ("models",), ("profile",), ("assets",), ("assets", "fetch"),
+    ("assets", "pack"), ("compose",), ("train",), ("eval",),
 ]  # fmt: skip
 
 

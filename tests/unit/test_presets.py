@@ -108,7 +108,7 @@ class RankCheck(TorchDispatchMode):
         return out
 
 
-COSTLY = ("mobius-l", "mobius-h")
+COSTLY = ("mobius-l", "mobius-h", "glee-plus", "glee-pro")
 
 
 @pytest.mark.parametrize(
@@ -402,9 +402,19 @@ class TestMobiusHLighter(Lighter):
     backbone_args: ClassVar = {"depth": 2, "embed_dim": 96}
 
 
+class TestGleeLiteLighter(Lighter):
+    preset = "glee-lite"
+    backbone = "test_resnet"
+
+
 @pytest.mark.slow
 class TestMobiusM(PresetTests):
     preset = "mobius-m"
+
+
+@pytest.mark.slow
+class TestGleeLite(PresetTests):
+    preset = "glee-lite"
 
 
 class OnMeta(PresetShapes):
@@ -429,3 +439,14 @@ class TestMobiusL(OnMeta):
 @pytest.mark.slow
 class TestMobiusH(OnMeta):
     preset = "mobius-h"
+
+
+@pytest.mark.slow
+class TestGleePlus(OnMeta):
+    preset = "glee-plus"
+    backbone_cuts_windows = True
+
+
+@pytest.mark.slow
+class TestGleePro(OnMeta):
+    preset = "glee-pro"

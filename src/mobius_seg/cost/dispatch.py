@@ -72,7 +72,7 @@ def count_parameters(network: Mobius) -> dict[str, int]:
 
 def meta_network(config: ModelConfig) -> Mobius:
     """A network without memory or weights, in evaluation mode."""
-    with torch.device("meta"), _NoInitialValues():
+    with torch.device("meta"), _NoInitialValues():  # type: ignore[no-untyped-call]
         return Mobius(config).eval()
 
 

@@ -4,10 +4,13 @@ The baseline's decoders behind smaller and smaller backbones: what is left is wh
 backbone cannot save.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from mobius_seg.cost.certify import certified_profile
 from mobius_seg.cost.record import Profile, workload
+from mobius_seg.errors import InputError
 from mobius_seg.presets import get_preset
 
 BASELINE = "glee-lite"
@@ -48,3 +51,36 @@ def bars(profiles: dict[str, Profile]) -> dict[str, dict[str, float]]:
         )
         found[name] = dict(zip(PARTS, values, strict=True))
     return found
+
+
+def save_picture(path: Path, bars: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw a stacked bar for each model.
+
+    Args:
+        path: picture to write; its ending says which kind.
+        bars: model -> GMAC by part.
+
+    Raises:
+        InputError: matplotlib is not installed, or the picture cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError('the picture needs matplotlib: pip install "mobius-seg[train]"') from None
+    from mobius_seg.files import atomic_path
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    labels, below = list(bars), [0.0] * len(bars)
+    for part in next(iter(bars.values())):
+        heights = [bars[label][part] for label in labels]
+        axes.bar(labels, heights, bottom=below, label=part.replace("_", " "))
+        below = [a + b for a, b in zip(below, heights, strict=True)]
+    axes.set_ylabel("GMAC")
+    axes.legend(loc="upper right", fontsize="small")
+    kind = path.suffix.removeprefix(".") or "png"
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=120)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no picture can be written: {error}") from None

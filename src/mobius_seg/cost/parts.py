@@ -1,6 +1,7 @@
 """Names of the parts of a forward pass, and which part a module belongs to."""
 
 import re
+import sys
 
 BACKBONE = "backbone"
 TEXT = "text"
@@ -10,6 +11,12 @@ SELECTION = f"{DECODER}.selection"
 MEMORY = f"{DECODER}.memory"
 MASK_PRODUCT = f"{DECODER}.mask_product"
 GROUPS = (BACKBONE, PIXELS, DECODER, TEXT)
+
+_TERMS = (
+    *("projections", "gather", "fuse", "mix", "scatter", "mask_features", "selection", "memory"),
+    *("position", "self_attention", "cross_attention.value", "cross_attention.attention"),
+    *("cross_attention.output", "ffn", "heads", "mask_product"),
+)
 
 # Module name -> part; of several names that fit, the longest counts. "#" is a number, {here} the
 # decoder layer of that number, {next} the one after the last that ran, {last} that one.
@@ -51,6 +58,20 @@ _SHARED = {"decoder.position": f"{DECODER}.position", "decoder.heads": f"{DECODE
 def layer_name(number: int) -> str:
     """Name of a decoder layer, the first being 1."""
     return f"layer{number}"
+
+
+def part_order(part: str) -> tuple[int, int, int]:
+    """Sorting key that puts parts in the order of the forward pass, layer by layer.
+
+    Args:
+        part: a part of a count.
+    """
+    steps = part.split(".")
+    group = (BACKBONE, TEXT, PIXELS, DECODER).index(steps[0])
+    layer = re.fullmatch(r"layer(\d+)", steps[1]) if len(steps) > 1 else None
+    term = ".".join(steps[2:]) if layer else ".".join(steps[1:])
+    before = {"mask_product": sys.maxsize}.get(term, 0)
+    return group, int(layer[1]) if layer else before, _TERMS.index(term) if term in _TERMS else 0
 
 
 def parameter_part(name: str) -> str | None:
