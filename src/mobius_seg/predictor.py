@@ -196,7 +196,9 @@ class Predictor:
     ) -> None:
         """Predict pictures of one padded size and fill in their results."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        prompt = build_batch([job.prompt for job in jobs], self.text_encoder).to(self.device)
+        subwords = self.config.fuse_subwords
+        asked = [job.prompt for job in jobs]
+        prompt = build_batch(asked, self.text_encoder, subwords).to(self.device)
         output = self.network(images_B3HW, prompt)
         for row, job in enumerate(jobs):
             results[job.index] = self._read(output, row, job, threshold, max_instances)

@@ -17,6 +17,7 @@ from mobius_seg.model import Mobius
 from mobius_seg.multiscale import MultiscalePixelDecoder
 from mobius_seg.points import PointConfig
 from mobius_seg.presets import get_preset
+from mobius_seg.prompts import Prompt, build_batch
 from mobius_seg.types import TextPrompt
 
 SMALL: dict[str, Any] = {
@@ -187,3 +188,27 @@ def test_masks_of_the_selection() -> None:
     torch.testing.assert_close(out.selection_masks_BQhw, out.mask_logits(0))
     assert Mobius(OURS).eval()(normal(1, 3, 64, 64), prompt).selection_masks_BQhw is None
     assert network.train()(normal(2, 3, 64, 64), prompt).selection_masks_BQhw is None
+
+
+def test_names_bring_their_subwords(
+    make_sample: Callable[..., Sample], vocabulary: Vocabulary, words: Any
+) -> None:
+    """In prediction and in training; what is not a name's or an expression's is masked."""
+    asked = [Prompt(names=("big cup", "dog")), Prompt(names=("lamp",))]
+    prompt = build_batch(asked, words, subwords=True)
+    assert prompt.tokens_BTD is not None
+    assert prompt.tokens_mask_BT is not None
+    assert prompt.tokens_mask_BT.tolist() == [[True] * 3, [True, False, False]]
+    torch.testing.assert_close(prompt.tokens_BTD[0], words.encode(["big", "cup", "dog"]).pooled_KD)
+    assert build_batch(asked, words).tokens_BTD is None
+    samples = [
+        make_sample(names=("cup", "dog")),
+        make_sample(expression="the cup", referred=(0,), seed=1),
+        make_sample(names=None, seed=2),
+    ]
+    batch = collate(samples, vocabulary, np.random.default_rng(0), (0, 0), subwords=True).prompt
+    assert batch.tokens_mask_BT is not None
+    assert batch.tokens_mask_BT.tolist() == [[True, True], [True, True], [False, False]]
+    plain = collate(samples, vocabulary, np.random.default_rng(0), (0, 0)).prompt
+    assert plain.tokens_mask_BT is not None
+    assert plain.tokens_mask_BT.tolist() == [[False, False], [True, True], [False, False]]
