@@ -59,5 +59,5 @@ def test_small() -> None:
 
 @pytest.mark.slow
 def test_resnet50_at_the_size_of_the_published_tables() -> None:
-    """ResNet-50, random weights, 800x1344; MaskDINO's tables print about 226 GMAC here."""
+    """ResNet-50, random weights, 800x1344."""
     assert check((800, 1344), num_queries=100) > 0

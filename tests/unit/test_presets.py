@@ -153,7 +153,7 @@ class PresetShapes:
 
     def queries(self, network: Mobius, height: int = SIZE, width: int = SIZE) -> int:
         strides = network.config.token_strides
-        tokens = sum((height // s) * (width // s) for s in strides)
+        tokens = sum(-(-height // s) * -(-width // s) for s in strides)
         return min(network.config.queries, tokens)
 
     def check(self, network: Mobius, out: ModelOutput, columns: int, size: tuple[int, int]) -> None:
