@@ -80,6 +80,7 @@ bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it a
 	$(BIN)/python benchmarks/run_speed.py
 	$(BIN)/python benchmarks/run_quality.py
 	$(BIN)/python benchmarks/sheet.py
+	$(BIN)/python benchmarks/claims/cost.py
 	$(BIN)/python benchmarks/report.py
 
 clean: ## remove caches and build results (keeps .venv, assets/ and runs/)

@@ -17,6 +17,7 @@ from typing import Any
 import prose
 from attribution import attribution
 from conditions import RESULTS, ROOT
+from cost_page import cost_section
 from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
 from tables import conditions_line, fraction, generated, json_file, number, table
@@ -31,6 +32,9 @@ PURPOSE = {
     "mobius-m": "edge accelerator",
     "mobius-l": "accelerator",
     "mobius-h": "accelerator, most accurate",
+    "glee-lite": "baseline of mobius-m",
+    "glee-plus": "baseline of mobius-l",
+    "glee-pro": "baseline of mobius-h",
 }
 # Bars of the plan that the weights were trained against: CPU alone, with an accelerator.
 BARS = {
@@ -86,14 +90,17 @@ def family() -> str:
             ]
         )
     header = ["preset", "for", "backbone (timm)", "input", "parameters", "GMAC", "weights"]
-    note = "GMAC: 10^9 multiply-accumulates for one square image at the input size with 80 names."
+    note = (
+        "GMAC: 10^9 multiply-accumulates for one square image at the input size with 80 names (260"
+        " text tokens\nfor the baselines, which fuse sub-words)."
+    )
     return table(header, rows, right=(3, 4, 5)) + f"\n{note}\n"
 
 
 def results() -> str:
     """The page of measured figures."""
     parts = [prose.RESULTS]
-    for section in (_quality, _curve, _speed, _compose, _setup, _pictures):
+    for section in (_quality, _curve, cost_section, _speed, _compose, _setup, _pictures):
         text = section()
         if text:
             parts.append(text)

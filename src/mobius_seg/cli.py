@@ -180,6 +180,13 @@ def _models(_: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(options: argparse.Namespace) -> int:
+    from mobius_seg.cost.command import run
+
+    run(options)
+    return 0
+
+
 def _fetch(options: argparse.Namespace) -> int:
     from mobius_seg.data.assets import fetch
 
@@ -326,6 +333,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "segment": _segment,
     "models": _models,
+    "profile": _profile,
     "assets fetch": _fetch,
     "assets pack": _pack,
     "compose": _compose,

@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands)
     _add(commands, "models", "List the models: parameters, cost, weights shipped or not.")
+    _add_profile(commands)
     assets = commands.add_parser(
         "assets", help="Get and pack what training scenes are made of.", allow_abbrev=False
     )
@@ -139,6 +140,36 @@ def _add_segment(commands: _Commands) -> None:
     _option(parser, "--budget", str, None, "limit for a picture, such as 2.5gmac, 3layers, 80ms")
     _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
     _option(parser, "--out", Path, Path("segmented"), "folder for the results")
+
+
+def _add_profile(commands: _Commands) -> None:
+    parser = _add(
+        commands,
+        "profile",
+        "Count what a model costs, part by part, alone or against another.",
+        "Parameters and 10^9 multiply-accumulates (GMAC) for one image; nothing is computed and no"
+        " weights are needed. Two counts are compared, three with --certify.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="NAME|DIR", help="preset or a model's folder")
+    what.add_argument(
+        "--limits", action="store_true",
+        help="instead: the baseline's decoders behind smaller and smaller backbones",
+    )  # fmt: skip
+    parser.add_argument("--against", metavar="NAME|DIR", help="another model, at `full`")
+    parser.add_argument(
+        "--size", type=_sides, default=(800, 1344), metavar="HxW",
+        help="height and width in pixels, multiples of 32 (default: 800x1344)",
+    )  # fmt: skip
+    _option(parser, "--names", _count, 80, "names that are asked for")
+    _option(
+        parser, "--text-tokens", _count, None,
+        "tokens of those names, where a model fuses them (default: 3.25 a name)",
+    )  # fmt: skip
+    _option(parser, "--operating-point", str, "full", "pruning plan of --model")
+    parser.add_argument("--certify", action="store_true", help="walk the exported graph too")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    _option(parser, "--out", Path, None, "picture of stacked bars (with --limits)")
 
 
 def _add_assets(steps: _Commands) -> None:
@@ -355,6 +386,16 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return value
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """Height and width, such as 800x1344."""
+    height, _, width = text.partition("x")
+    try:
+        return _count(height), _count(width)
+    except argparse.ArgumentTypeError:
+        message = f"{text!r} is no height and width such as 800x1344"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _threads(text: str) -> int:

@@ -4,16 +4,25 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 
 Mixing = Literal["plain", "deformable"]
+PixelDecoderForm = Literal["bottleneck", "multiscale"]
+FusionPlace = Literal["bottleneck", "levels"]
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "mixing": get_args(Mixing),
+    "cross_attention": get_args(Mixing),
+    "pixel_decoder": get_args(PixelDecoderForm),
+    "fusion": get_args(FusionPlace),
+}
 
 # Lowest and highest value of the counts: what a file asks for is built before its weights are read.
 _RANGES = (
     ("mixing_layers", 0, 64),
+    ("head_layers", 1, 16),
     ("queries", 1, 10_000),
     ("decoder_layers", 1, 64),
     ("input_size", 32, 8192),
@@ -40,6 +49,8 @@ class ModelConfig:
         input_size: longest side in pixels that ``predict`` resizes to unless told otherwise.
         image_mean: per-channel mean in 0..1 that is subtracted from the image.
         image_std: per-channel deviation in 0..1 that the image is divided by.
+        pixel_decoder: where scales are mixed: at one bottleneck, or over the tokens of every scale
+            (the baseline, multiscale.py).
         bottleneck_stride: stride b of the bottleneck, a power of two, 8..64.
         width: channels C of tokens and queries.
         mask_width: channels of the mask features at stride 4.
@@ -47,13 +58,25 @@ class ModelConfig:
         mixing: token mixing at the bottleneck: plain attention or multi-scale deformable attention.
         mixing_layers: number of mixing layers.
         mixing_ffn: hidden width of the feed-forward part of a mixing layer.
+        fusion: where text is fused: into the tokens of stride b, or into those of every scale.
+        share_fusion_scores: one product of image and text serves both directions of the fusion, as
+            in GLIP and the baseline; otherwise each direction has queries and keys of its own.
+        fuse_subwords: names bring their sub-word tokens into the fusion, as in the baseline.
         fusion_width: inner width of the image-text attention.
+        name_map: read names off the backbone by a map of its own (naming.py).
         token_strides: strides whose tokens compete to become queries.
         memory_strides: strides whose tokens the decoder attends to.
         queries: number of queries Q.
+        box_every_token: the selection predicts the box of every token, not of the picked ones only;
+            the result is the same, the cost is that of two-stage detectors (the baseline).
+        selection_masks: the masks of the selected queries are computed at inference too (the
+            baseline does, and uses them for nothing).
         decoder_layers: number of decoder layers L.
         decoder_ffn: hidden width of the feed-forward part of a decoder layer.
         cross_attention: how decoder queries read the memory: plain or deformable.
+        share_value_projection: all layers read one projection of the memory; otherwise each layer
+            projects it anew (the baseline).
+        head_layers: linear layers of the box and mask heads.
         deformable_points: sampling points per head and level (deformable attention only).
         text_dim: dimension D of the text vectors.
         text_encoder: identity of the text encoder that the weights were trained with.
@@ -74,6 +97,7 @@ class ModelConfig:
     input_size: int = 448
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pixel_decoder: PixelDecoderForm = "bottleneck"
     bottleneck_stride: int = 32
     width: int = 128
     mask_width: int = 64
@@ -81,13 +105,21 @@ class ModelConfig:
     mixing: Mixing = "plain"
     mixing_layers: int = 2
     mixing_ffn: int = 512
+    fusion: FusionPlace = "bottleneck"
+    share_fusion_scores: bool = False
+    fuse_subwords: bool = False
     fusion_width: int = 128
+    name_map: bool = True
     token_strides: tuple[int, ...] = (8, 16)
     memory_strides: tuple[int, ...] = (16,)
     queries: int = 100
+    box_every_token: bool = False
+    selection_masks: bool = False
     decoder_layers: int = 4
     decoder_ffn: int = 512
     cross_attention: Mixing = "plain"
+    share_value_projection: bool = True
+    head_layers: int = 2
     deformable_points: int = 4
     text_dim: int = 384
     text_encoder: str = "all-MiniLM-L6-v2"
@@ -119,13 +151,8 @@ class ModelConfig:
             "fusion_width",
             "a multiple of heads",
         )
-        _require(self.mixing in ("plain", "deformable"), self, "mixing", "plain, deformable")
-        _require(
-            self.cross_attention in ("plain", "deformable"),
-            self,
-            "cross_attention",
-            "plain, deformable",
-        )
+        for field, choices in _CHOICES.items():
+            _require(getattr(self, field) in choices, self, field, ", ".join(choices))
         for field, low, high in _RANGES:
             _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
         _require(0.0 <= self.objectness_weight <= 1.0, self, "objectness_weight", "0 to 1")

@@ -17,10 +17,12 @@ from mobius_seg.layers import (
     SelfAttention,
     flatten_map,
     grid_centers,
+    head_mlp,
     inverse_sigmoid,
     merge_heads,
     sine_position,
     split_heads,
+    token_maps,
 )
 from mobius_seg.naming import NameEvidence
 from mobius_seg.types import DenseOutput, LayerOutput
@@ -42,15 +44,15 @@ class QuerySelection(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.level = nn.Parameter(torch.zeros(len(self.strides), width))
         self.classifier = CosineClassifier(config)
-        self.box = MLP(width, width, 4)
+        self.box = head_mlp(width, 4, config.head_layers)
         self.query = nn.Linear(width, width)
         self.dense_classifier = CosineClassifier(config)
-        self.dense_box = MLP(width, width, 4)
+        self.dense_box = head_mlp(width, 4, config.head_layers)
 
     def forward(
         self,
         maps: dict[int, Tensor],
-        names: NameEvidence,
+        names: NameEvidence | None,
         text_BKC: Tensor,
         column_mask_BK: Tensor | None,
         object_C: Tensor,
@@ -60,7 +62,7 @@ class QuerySelection(nn.Module):
 
         Args:
             maps: stride -> [B, C, h, w].
-            names: the picture's name vectors.
+            names: the picture's name vectors, None without a name map.
             text_BKC: [B or 1, K, C] columns.
             column_mask_BK: bool, True = a real column; None = all.
             object_C: [C].
@@ -72,7 +74,9 @@ class QuerySelection(nn.Module):
         """
         tokens, centers, anchors, strides = self._tokens(maps)
         normed = self.norm(tokens)
-        seen = torch.cat([names.at(*maps[s].shape[2:]) for s in self.strides], 1)
+        seen = None
+        if names is not None:
+            seen = torch.cat([names.at(*maps[s].shape[2:]) for s in self.strides], 1)
         logits, objects = self.classifier(normed, seen, text_BKC, object_C)
         score_BN = confidence(
             logits.detach(), objects.detach(), column_mask_BK, self.config.objectness_weight
@@ -80,7 +84,11 @@ class QuerySelection(nn.Module):
         count = min(queries, score_BN.shape[1])
         index_BQ = score_BN.topk(count, dim=1).indices
         picked = normed.gather(1, index_BQ[..., None].expand(-1, -1, normed.shape[2]))
-        boxes = (self.box(picked) + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
+        if self.config.box_every_token:
+            step = self.box(normed).gather(1, index_BQ[..., None].expand(-1, -1, 4))
+        else:
+            step = self.box(picked)
+        boxes = (step + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
         out = LayerOutput(
             logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2])),
             objects.gather(1, index_BQ),
@@ -110,7 +118,7 @@ class QuerySelection(nn.Module):
 
 
 class Memory(nn.Module):
-    """Keys and values of the image tokens, projected once and shared by every decoder layer.
+    """Keys and values of the image tokens: one for all decoder layers, or one for each.
 
     Args:
         config: strides and form of the cross-attention.
@@ -134,13 +142,7 @@ class Memory(nn.Module):
         normed = self.norm(tokens)
         value = self.value(normed)
         if self.key is None:
-            batch = value.shape[0]
-            values = []
-            for part, (h, w) in zip(
-                value.split([h * w for h, w in shapes], 1), shapes, strict=True
-            ):
-                values.append(part.transpose(1, 2).reshape(batch * self.heads, -1, h, w))
-            return ProjectedMemory(shapes, None, None, values)
+            return ProjectedMemory(shapes, None, None, token_maps(value, shapes, self.heads))
         centers = torch.cat([grid_centers(h, w, tokens) for h, w in shapes])
         position = sine_position(centers, tokens.shape[2]).to(tokens.dtype)
         key = split_heads(self.key(normed + position), self.heads)
@@ -275,7 +277,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.selection = QuerySelection(config)
-        self.memory = Memory(config)
+        shared = config.share_value_projection
+        self.memory = Memory(config) if shared else None
+        own = 0 if shared else config.decoder_layers
+        self.memories = nn.ModuleList(Memory(config) for _ in range(own))
         self.position = MLP(config.width, config.width, config.width)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.heads = QueryHeads(config)
@@ -283,7 +288,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         maps: dict[int, Tensor],
-        names: NameEvidence,
+        names: NameEvidence | None,
         text_BKC: Tensor,
         column_mask_BK: Tensor | None,
         object_C: Tensor,
@@ -295,7 +300,7 @@ class Decoder(nn.Module):
 
         Args:
             maps: stride -> [B, C, h, w] after scatter.
-            names: the picture's name vectors.
+            names: the picture's name vectors, None without a name map.
             text_BKC: [B or 1, K, C] columns.
             column_mask_BK: bool, True = a real column; None = all.
             object_C: [C].
@@ -311,13 +316,14 @@ class Decoder(nn.Module):
         query, out, dense = self.select(maps, names, text_BKC, column_mask_BK, object_C, first)
         outputs = [out]
         boxes = out.boxes_BQ4.detach()
-        memory = self.memory(maps)
+        memory: ProjectedMemory | None = None
         for i in range(depth):
             kept = None
             if keep and i > 0:
                 query, boxes, kept = self._drop(
                     query, boxes, out, column_mask_BK, keep[min(i, len(keep) - 1)]
                 )
+            memory = self.memory_for(i, maps, memory)
             query, out = self.advance(
                 i, query, boxes, memory, names, text_BKC, object_C, column_mask_BK
             )
@@ -329,7 +335,7 @@ class Decoder(nn.Module):
     def select(
         self,
         maps: dict[int, Tensor],
-        names: NameEvidence,
+        names: NameEvidence | None,
         text_BKC: Tensor,
         column_mask_BK: Tensor | None,
         object_C: Tensor,
@@ -339,7 +345,7 @@ class Decoder(nn.Module):
 
         Args:
             maps: stride -> [B, C, h, w] after scatter.
-            names: the picture's name vectors.
+            names: the picture's name vectors, None without a name map.
             text_BKC: [B or 1, K, C] columns.
             column_mask_BK: bool, True = a real column; None = all.
             object_C: [C].
@@ -357,13 +363,31 @@ class Decoder(nn.Module):
             dense,
         )
 
+    def memory_for(
+        self, index: int, maps: dict[int, Tensor], before: ProjectedMemory | None
+    ) -> ProjectedMemory:
+        """What a layer reads: projected once for all layers, or by each layer for itself.
+
+        Args:
+            index: of the layer, from 0.
+            maps: stride -> [B, C, h, w] after scatter.
+            before: what the layer before read, None for the first.
+        """
+        if self.memory is None:
+            own: ProjectedMemory = self.memories[index](maps)
+            return own
+        if before is not None:
+            return before
+        shared: ProjectedMemory = self.memory(maps)
+        return shared
+
     def advance(
         self,
         index: int,
         query_BQC: Tensor,
         boxes_BQ4: Tensor,
         memory: ProjectedMemory,
-        names: NameEvidence,
+        names: NameEvidence | None,
         text_BKC: Tensor,
         object_C: Tensor,
         column_mask_BK: Tensor | None = None,
@@ -375,7 +399,7 @@ class Decoder(nn.Module):
             query_BQC: [B, Q, C] queries that go in.
             boxes_BQ4: their boxes so far, cxcywh in 0..1.
             memory: projected image tokens of the same B images.
-            names: their name vectors.
+            names: their name vectors, None without a name map.
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
             column_mask_BK: bool, True = a real column; None = all.

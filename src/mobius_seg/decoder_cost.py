@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from mobius_seg.config import ModelConfig
+from mobius_seg.cost.dispatch import OperatorCounter as Counter
 from mobius_seg.decoder import ProjectedMemory
 from mobius_seg.model import Mobius
-from mobius_seg.profile import _Counter as Counter
 from mobius_seg.types import Encoded, TextPrompt
 
 _SAMPLES = (1, 2, 3)
@@ -117,7 +117,9 @@ def _model_cost(
         words = torch.empty(1, tokens, config.text_dim) if tokens else None
         prompt = TextPrompt(torch.empty(1, columns, config.text_dim), None, words)
         encoded, before = _counted(network, lambda: network.encode(images_B3HW, prompt))
-        memory, memory_macs = _counted(None, lambda: network.decoder.memory(encoded.maps))
+        memory, memory_macs = _counted(
+            None, lambda: network.decoder.memory_for(0, encoded.maps, None)
+        )
         strides = network.decoder.selection.strides
         found = [_decoder_parts(network, encoded, memory, count) for count in _SAMPLES]
     selection, layer = (Quadratic(values) for values in zip(*found, strict=True))

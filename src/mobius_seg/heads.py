@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mobius_seg.calibration import best_column
 from mobius_seg.config import ModelConfig
-from mobius_seg.layers import MLP, inverse_sigmoid
+from mobius_seg.layers import MLP, head_mlp, inverse_sigmoid
 from mobius_seg.naming import NameEvidence
 from mobius_seg.types import LayerOutput
 
@@ -33,20 +33,20 @@ class CosineClassifier(nn.Module):
         self.max_scale = config.max_scale
         self.embed = nn.Linear(config.width, config.width)
         self.object_embed = nn.Linear(config.width, config.width)
-        self.name_gain = nn.Parameter(torch.tensor(_NAME_GAIN))
+        self.name_gain = nn.Parameter(torch.tensor(_NAME_GAIN)) if config.name_map else None
         self.log_scale = nn.Parameter(torch.tensor(config.initial_scale).log())
         self.object_log_scale = nn.Parameter(torch.tensor(_OBJECT_SCALE).log())
         self.bias = nn.Parameter(torch.tensor(config.prior_logit))
         self.object_bias = nn.Parameter(torch.tensor(config.prior_logit))
 
     def forward(
-        self, x_BNC: Tensor, names_BNC: Tensor, text_BKC: Tensor, object_C: Tensor
+        self, x_BNC: Tensor, names_BNC: Tensor | None, text_BKC: Tensor, object_C: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Score tokens or queries.
 
         Args:
             x_BNC: [B, N, C] normalised (LayerNorm) tokens.
-            names_BNC: [B, N, C] what the name map shows there.
+            names_BNC: [B, N, C] what the name map shows there, None without one.
             text_BKC: [B or 1, K, C] L2-normalised columns.
             object_C: [C] the learned object vector.
 
@@ -59,12 +59,14 @@ class CosineClassifier(nn.Module):
         object_scale = self._clamped(self.object_log_scale)
         return self.scale() * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
 
-    def vectors(self, x_BNC: Tensor, names_BNC: Tensor) -> Tensor:
+    def vectors(self, x_BNC: Tensor, names_BNC: Tensor | None) -> Tensor:
         """What is compared with the columns, L2-normalised [B, N, C].
 
         The direction of the token's embedding and, with a learned gain, that of the name map.
         """
         own = F.normalize(self.embed(x_BNC), dim=-1)
+        if self.name_gain is None or names_BNC is None:
+            return own
         return F.normalize(own + self.name_gain * F.normalize(names_BNC, dim=-1), dim=-1)
 
     def scale(self) -> Tensor:
@@ -146,8 +148,8 @@ class QueryHeads(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
         self.classifier = CosineClassifier(config)
-        self.box = MLP(config.width, config.width, 4)
-        self.mask = MLP(config.width, config.width, config.mask_width)
+        self.box = head_mlp(config.width, 4, config.head_layers)
+        self.mask = head_mlp(config.width, config.mask_width, config.head_layers)
         last = self.box[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
@@ -158,7 +160,7 @@ class QueryHeads(nn.Module):
         self,
         query_BQC: Tensor,
         reference_BQ4: Tensor,
-        names: NameEvidence,
+        names: NameEvidence | None,
         text_BKC: Tensor,
         object_C: Tensor,
         column_mask_BK: Tensor | None = None,
@@ -169,7 +171,7 @@ class QueryHeads(nn.Module):
             query_BQC: [B, Q, C].
             reference_BQ4: boxes of the stage before, cxcywh in 0..1; the head predicts a step in
                 logit space (iterative refinement, Zhu et al. 2021).
-            names: the picture's name vectors.
+            names: the picture's name vectors, None without a name map.
             text_BKC: [B or 1, K, C] columns.
             object_C: [C].
             column_mask_BK: bool [B or 1, K], True = a real column; None = all.
@@ -177,7 +179,7 @@ class QueryHeads(nn.Module):
         normed = self.norm(query_BQC)
         boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
         masks = self.mask(normed)
-        seen = names.under(masks, boxes)
+        seen = None if names is None else names.under(masks, boxes)
         logits, objects = self.classifier(normed, seen, text_BKC, object_C)
         out = LayerOutput(logits, objects, boxes, masks)
         return self.with_quality(out, normed, text_BKC, column_mask_BK, object_C)
@@ -203,3 +205,11 @@ class QueryHeads(nn.Module):
             return out
         quality_BQ = self.uncertainty(normed_BQC, out, text_BKC, column_mask_BK, object_C)
         return replace(out, quality_logits_BQ=quality_BQ)
+
+
+class MaskProduct(nn.Module):
+    """Mask logits from mask vectors and mask features; holds no weights."""
+
+    def forward(self, embed_BQM: Tensor, features_BMhw: Tensor) -> Tensor:
+        """[B, Q, M] and [B, M, h, w] -> [B, Q, h, w]."""
+        return torch.einsum("bqm,bmhw->bqhw", embed_BQM, features_BMhw)

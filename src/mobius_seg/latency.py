@@ -103,8 +103,8 @@ def measure_latency(
 
     encoder_ms = timed(lambda: network.encode(images_B3HW, prompt))
     encoded = network.encode(images_B3HW, prompt)
-    memory_ms = timed(lambda: decoder.memory(encoded.maps))
-    memory = decoder.memory(encoded.maps)
+    memory_ms = timed(lambda: decoder.memory_for(0, encoded.maps, None))
+    memory = decoder.memory_for(0, encoded.maps, None)
     columns = network.object_column
     selection_ms, layer_ms, mask_ms = [], [], []
     text, mask, names = encoded.text_BKC, encoded.column_mask_BK, encoded.names

@@ -168,6 +168,21 @@ def grid_centers(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([grid_x.flatten(), grid_y.flatten()], dim=-1)
 
 
+def token_maps(value_BNC: Tensor, shapes: Sequence[tuple[int, int]], heads: int) -> list[Tensor]:
+    """Values [B, N, C] of consecutive levels -> one map [B * heads, C / heads, h, w] per level."""
+    batch = value_BNC.shape[0]
+    parts = torch.split(value_BNC, [height * width for height, width in shapes], 1)
+    return [
+        part.transpose(1, 2).reshape(batch * heads, -1, height, width)
+        for part, (height, width) in zip(parts, shapes, strict=True)
+    ]
+
+
+def head_mlp(width: int, out: int, layers: int) -> MLP:
+    """The MLP of a box or mask head: ``layers`` linear layers, all but the last of ``width``."""
+    return MLP(*[width] * layers, out)
+
+
 def flatten_map(x_BCHW: Tensor) -> Tensor:
     """[B, C, H, W] -> tokens [B, H * W, C]."""
     return x_BCHW.flatten(2).transpose(1, 2)

@@ -10,6 +10,8 @@ from mobius_seg.backbone import Backbone
 from mobius_seg.config import ModelConfig
 from mobius_seg.decoder import Decoder
 from mobius_seg.errors import InputError
+from mobius_seg.heads import MaskProduct
+from mobius_seg.multiscale import MultiscalePixelDecoder
 from mobius_seg.naming import NameEvidence, NameMap
 from mobius_seg.pixel_decoder import PixelDecoder
 from mobius_seg.types import Encoded, ModelOutput, RegionOutput, TextPrompt
@@ -32,9 +34,12 @@ class Mobius(nn.Module):
         self.text_projection = nn.Linear(config.text_dim, config.width)
         self.object_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.object_column = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
-        self.pixel_decoder = PixelDecoder(config, self.backbone.channels)
-        self.name_map = NameMap(self.backbone.channels[2], self.backbone.channels[3], config.width)
+        pixels = PixelDecoder if config.pixel_decoder == "bottleneck" else MultiscalePixelDecoder
+        self.pixel_decoder = pixels(config, self.backbone.channels)
+        fine, coarse = self.backbone.channels[2:]
+        self.name_map = NameMap(fine, coarse, config.width) if config.name_map else None
         self.decoder = Decoder(config)
+        self.mask_product = MaskProduct()
         mean = torch.tensor(config.image_mean).view(1, 3, 1, 1)
         std = torch.tensor(config.image_std).view(1, 3, 1, 1)
         self.register_buffer("text_mean", torch.zeros(config.text_dim))
@@ -75,11 +80,15 @@ class Mobius(nn.Module):
             layers=layers,
         )
         regions = None
-        if prompt.vocabulary_VD is not None:
+        if prompt.vocabulary_VD is not None and encoded.names is not None:
             vocabulary_VC = self.project_names(prompt.vocabulary_VD)
             scale = self.decoder.heads.classifier.scale()
             regions = RegionOutput(encoded.names.names_BChw, vocabulary_VC, scale)
-        return ModelOutput(stages, encoded.mask_features_BMhw, encoded.text_BKC, dense, regions)
+        features = encoded.mask_features_BMhw
+        first_masks_BQhw = None
+        if self.config.selection_masks and not self.training:
+            first_masks_BQhw = self.mask_product(stages[0].mask_embed_BQM, features)
+        return ModelOutput(stages, features, encoded.text_BKC, dense, regions, first_masks_BQhw)
 
     def project_names(self, names_KD: Tensor) -> Tensor:
         """Text vectors [K, D] as columns without fusion, L2-normalised [K, C]."""
@@ -105,7 +114,9 @@ class Mobius(nn.Module):
         columns = prompt.pooled_BKD.shape[1]
         text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
         features = pixels.mask_features_BMhw
-        names = NameEvidence.of(self.name_map(maps[2], maps[3]), features)
+        names = None
+        if self.name_map is not None:
+            names = NameEvidence.of(self.name_map(maps[2], maps[3]), features)
         return Encoded(pixels.maps, features, names, text_BKC, prompt.pooled_mask_BK)
 
     @torch.no_grad()

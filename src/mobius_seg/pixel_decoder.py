@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobius_seg.config import ModelConfig
+from mobius_seg.fusion import fuse_levels, text_fusion
 from mobius_seg.layers import (
     ConvNorm,
     DeformableAttention,
@@ -19,12 +20,8 @@ from mobius_seg.layers import (
     SeparableRefinement,
     flatten_map,
     grid_centers,
-    merge_heads,
     sine_position,
-    split_heads,
 )
-
-_TEXT_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -55,16 +52,16 @@ class PixelDecoder(nn.Module):
         super().__init__()
         width = config.width
         self.bottleneck_stride = config.bottleneck_stride
-        needs_64 = 64 in (config.bottleneck_stride, *config.memory_strides, *config.token_strides)
-        self.strides = (8, 16, 32, 64) if needs_64 else (8, 16, 32)
+        self.strides = level_strides(config)
         self.lateral4 = ConvNorm(channels[0], config.mask_width)
         self.laterals = nn.ModuleDict(
             {str(s): ConvNorm(c, width) for s, c in zip((8, 16, 32), channels[1:], strict=True)}
         )
-        if needs_64:
+        if 64 in self.strides:
             self.laterals["64"] = ConvNorm(channels[3], width, 3, stride=2)
         self.gather = Gather(config, self.strides)
-        self.fuse = TextFusion(config)
+        self.fusion = config.fusion
+        self.fuse = text_fusion(config)
         self.mix = nn.ModuleList(
             PlainMixing(config)
             if config.mixing == "plain"
@@ -97,11 +94,15 @@ class PixelDecoder(nn.Module):
         laterals = {s: self.laterals[str(s)](m) for s, m in zip((8, 16, 32), maps[1:], strict=True)}
         if 64 in self.strides:
             laterals[64] = self.laterals["64"](maps[3])
+        if self.fusion == "levels":
+            laterals, text_BTC = fuse_levels(self.fuse, laterals, text_BTC, text_mask_BT)
         bottleneck = self.gather(lateral4, laterals)
         height, width = bottleneck.shape[2:]
         centers = grid_centers(height, width, bottleneck)
         position = sine_position(centers, bottleneck.shape[1]).to(bottleneck.dtype)[None]
-        tokens, text_BTC = self.fuse(flatten_map(bottleneck), text_BTC, text_mask_BT)
+        tokens = flatten_map(bottleneck)
+        if self.fusion == "bottleneck":
+            tokens, text_BTC = self.fuse(tokens, text_BTC, text_mask_BT)
         for layer in self.mix:
             tokens = layer(tokens, position, centers, laterals)
         mixed = tokens.transpose(1, 2).reshape(bottleneck.shape)
@@ -122,6 +123,12 @@ class PixelDecoder(nn.Module):
                 incoming = resize_like(scattered[stride * 2], lateral)
             scattered[stride] = self.refine[str(stride)](lateral + incoming)
         return scattered
+
+
+def level_strides(config: ModelConfig) -> tuple[int, ...]:
+    """Strides of the levels beside stride 4; 64 only where the configuration uses it."""
+    needs_64 = 64 in (config.bottleneck_stride, *config.memory_strides, *config.token_strides)
+    return (8, 16, 32, 64) if needs_64 else (8, 16, 32)
 
 
 def resize_like(x_BCHW: Tensor, like: Tensor) -> Tensor:
@@ -169,64 +176,6 @@ class Gather(nn.Module):
                 part = self.squeeze[str(stride)](resample(lateral, like))
             total = total + weights[i] * part
         return total
-
-
-class TextFusion(nn.Module):
-    """Bidirectional cross-attention between bottleneck tokens and text (GLIP, Li et al. 2022).
-
-    Each side reads the other through its own projections and a per-channel residual scale. The text
-    side is processed in chunks, so memory stays bounded for ten thousand names.
-
-    Args:
-        config: widths and heads.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        """See the class."""
-        super().__init__()
-        width, inner = config.width, config.fusion_width
-        self.heads = config.heads
-        self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.image_query, self.text_query = nn.Linear(width, inner), nn.Linear(width, inner)
-        self.image_key_value = nn.Linear(width, 2 * inner)
-        self.text_key_value = nn.Linear(width, 2 * inner)
-        self.image_out, self.text_out = nn.Linear(inner, width), nn.Linear(inner, width)
-        self.image_scale = nn.Parameter(torch.full((width,), 1 / 6))
-        self.text_scale = nn.Parameter(torch.full((width,), 1 / 6))
-
-    def forward(
-        self, image_BNC: Tensor, text_BTC: Tensor, text_mask_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Let image and text read each other once.
-
-        Args:
-            image_BNC: [B, N, C].
-            text_BTC: [B or 1, T, C], T >= 1.
-            text_mask_BT: bool [B or 1, T]; False tokens are not read.
-
-        Returns:
-            Updated image tokens [B, N, C] and text tokens [B, T, C].
-        """
-        batch = image_BNC.shape[0]
-        image, text = self.image_norm(image_BNC), self.text_norm(text_BTC)
-        key, value = self.text_key_value(text).expand(batch, -1, -1).chunk(2, dim=-1)
-        bias = None if text_mask_BT is None else text_mask_BT[:, None, None, :]
-        read = F.scaled_dot_product_attention(
-            split_heads(self.image_query(image), self.heads),
-            split_heads(key, self.heads),
-            split_heads(value, self.heads),
-            attn_mask=bias,
-        )
-        image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
-        key, value = (split_heads(x, self.heads) for x in self.image_key_value(image).chunk(2, -1))
-        chunks = []
-        for start in range(0, text.shape[1], _TEXT_CHUNK):
-            part = text[:, start : start + _TEXT_CHUNK].expand(batch, -1, -1)
-            query = split_heads(self.text_query(part), self.heads)
-            seen = merge_heads(F.scaled_dot_product_attention(query, key, value))
-            residual = self.text_scale * self.text_out(seen)
-            chunks.append(text_BTC[:, start : start + _TEXT_CHUNK] + residual)
-        return image_BNC, torch.cat(chunks, dim=1)
 
 
 class PlainMixing(nn.Module):

@@ -360,9 +360,9 @@ class Predictor:
     def _inputs(self, jobs: list[Job]) -> tuple[Tensor, TextPrompt]:
         """What the network takes, on its device."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        return images_B3HW, build_batch([job.prompt for job in jobs], self.text_encoder).to(
-            self.device
-        )
+        asked, subwords = [job.prompt for job in jobs], self.config.fuse_subwords
+        prompt = build_batch(asked, self.text_encoder, subwords).to(self.device)
+        return images_B3HW, prompt
 
     def _read(
         self,

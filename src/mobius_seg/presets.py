@@ -1,6 +1,8 @@
 """The family: each preset states only the numbers that differ from the defaults."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
@@ -136,6 +138,44 @@ def mobius_h() -> ModelConfig:
     )
 
 
+def _baseline(larger: ModelConfig, name: str, **stated: Any) -> ModelConfig:
+    """The GLEE-style model of the same backbone and input as one of ours (docs/model.md)."""
+    return replace(
+        larger,
+        name=name,
+        pixel_decoder="multiscale",
+        fusion="levels",
+        share_fusion_scores=True,
+        fuse_subwords=True,
+        fusion_width=2048,
+        mixing_ffn=2048,
+        token_strides=(8, 16, 32, 64),
+        memory_strides=(8, 16, 32, 64),
+        box_every_token=True,
+        selection_masks=True,
+        decoder_ffn=2048,
+        share_value_projection=False,
+        head_layers=3,
+        name_map=False,
+        **stated,
+    )
+
+
+def glee_lite() -> ModelConfig:
+    """Baseline of mobius-m."""
+    return _baseline(mobius_m(), "glee-lite", expected_params=55_925_720, expected_gmac=254.0)
+
+
+def glee_plus() -> ModelConfig:
+    """Baseline of mobius-l."""
+    return _baseline(mobius_l(), "glee-plus", expected_params=226_187_724, expected_gmac=719.0)
+
+
+def glee_pro() -> ModelConfig:
+    """Baseline of mobius-h."""
+    return _baseline(mobius_h(), "glee-pro", expected_params=332_346_968, expected_gmac=7700.0)
+
+
 PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "mobius-test": mobius_test,
     "mobius-p": mobius_p,
@@ -144,6 +184,9 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "mobius-m": mobius_m,
     "mobius-l": mobius_l,
     "mobius-h": mobius_h,
+    "glee-lite": glee_lite,
+    "glee-plus": glee_plus,
+    "glee-pro": glee_pro,
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mobius_seg.errors import InputError
 from mobius_seg.text import TextEncoder, TextFeatures
 from mobius_seg.text_cache import CachedEncoder, check_text
+from mobius_seg.text_features import pad_sequences
 from mobius_seg.types import TextPrompt
 
 EVERYTHING_NAME = "object"
@@ -96,12 +97,15 @@ def read_prompts(names: object, expression: object, count: int, many: bool) -> l
     return [Prompt(names=_read_names(entry, f"names[{i}]")) for i, entry in enumerate(names)]
 
 
-def build_batch(prompts: Sequence[Prompt], encoder: TextEncoder) -> TextPrompt:
+def build_batch(
+    prompts: Sequence[Prompt], encoder: TextEncoder, subwords: bool = False
+) -> TextPrompt:
     """Encode the prompts of a batch.
 
     Args:
         prompts: B prompts of one kind, none of which asks nothing.
         encoder: encodes every different text once.
+        subwords: names bring their sub-words too (``ModelConfig.fuse_subwords``).
 
     Returns:
         One prompt for the network. Equal prompts are given once (leading dimension 1), different
@@ -122,7 +126,11 @@ def build_batch(prompts: Sequence[Prompt], encoder: TextEncoder) -> TextPrompt:
     for i, row in enumerate(texts):
         pooled_BKD[i, : len(row)] = torch.stack([vectors[text] for text in row])
         mask_BK[i, : len(row)] = True
-    return TextPrompt(pooled_BKD, None if bool(mask_BK.all()) else mask_BK)
+    columns = None if bool(mask_BK.all()) else mask_BK
+    if not subwords:
+        return TextPrompt(pooled_BKD, columns)
+    tokens_BTD, real_BT = pad_sequences([encoder.encode(row).sequence() for row in texts])
+    return TextPrompt(pooled_BKD, columns, tokens_BTD, None if bool(real_BT.all()) else real_BT)
 
 
 def _expressions_prompt(features: TextFeatures) -> TextPrompt:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mobius_seg.calibration import stage_confidence
 from mobius_seg.decoder import ProjectedMemory
 from mobius_seg.model import Mobius
+from mobius_seg.naming import NameEvidence
 from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps, change
 from mobius_seg.types import Encoded, LayerOutput, ModelOutput
 
@@ -167,8 +168,7 @@ def decode(
         groups = _regroup(moves)
         if not groups:
             return
-        if memory is None:
-            memory = decoder.memory(encoded.maps)
+        memory = decoder.memory_for(stage, encoded.maps, memory)
         groups = [_advance(network, encoded, group, memory, stage) for group in groups]
 
 
@@ -201,7 +201,7 @@ def _advance(
         group.query_BQC,
         group.layer.boxes_BQ4,
         memory_rows(memory, images, batch),
-        encoded.names if every else encoded.names.rows(images),
+        _names_of(encoded, images, every),
         text[images] if text.shape[0] > 1 and not every else text,
         network.object_column,
         _rows(encoded.column_mask_BK, images),
@@ -211,6 +211,12 @@ def _advance(
     return replace(
         group, query_BQC=query, layer=layer, boxes_before_BQ4=boxes_before, queries=counts
     )
+
+
+def _names_of(encoded: Encoded, images: list[int], every: bool) -> NameEvidence | None:
+    """Name vectors of some images of a batch."""
+    names = encoded.names
+    return names if names is None or every else names.rows(images)
 
 
 def memory_rows(memory: ProjectedMemory, images: list[int], batch: int) -> ProjectedMemory:

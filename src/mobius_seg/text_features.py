@@ -25,6 +25,10 @@ class TextFeatures:
     tokens_KTD: Tensor
     tokens_mask_KT: Tensor
 
+    def sequence(self) -> Tensor:
+        """The real sub-words of all strings, one string after the other: [T, D]."""
+        return self.tokens_KTD[self.tokens_mask_KT]
+
     @staticmethod
     def stack(pooled: Sequence[Tensor], tokens: Sequence[Tensor], dim: int) -> "TextFeatures":
         """Build from K vectors [D] and K sub-word tables [T_k, D]; K may be 0."""
@@ -57,3 +61,10 @@ class TextEncoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Encode K strings in the given order."""
+
+
+def pad_sequences(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """B sequences [T_b, D] as one tensor [B, T, D] padded with zeros, and its mask [B, T]."""
+    tokens_BTD = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return tokens_BTD, torch.arange(tokens_BTD.shape[1]) < lengths[:, None]

@@ -57,14 +57,14 @@ class Encoded:
     Attributes:
         maps: stride -> [B, C, h, w] after scatter.
         mask_features_BMhw: [B, M, H/4, W/4].
-        names: name vectors of the images.
+        names: name vectors of the images, None for models without a name map.
         text_BKC: [B or 1, K, C] columns of the prompt, L2-normalised.
         column_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
     """
 
     maps: dict[int, Tensor]
     mask_features_BMhw: Tensor
-    names: NameEvidence
+    names: NameEvidence | None
     text_BKC: Tensor
     column_mask_BK: Tensor | None
 
@@ -138,6 +138,7 @@ class ModelOutput:
         text_BKC: the columns of the prompt as the class head saw them, L2-normalised.
         dense: the auxiliary head's predictions in training, None otherwise.
         regions: name vectors of the picture and of the vocabulary, where the prompt has one.
+        selection_masks_BQhw: mask logits of the selection where the configuration wants them.
     """
 
     layers: list[LayerOutput]
@@ -145,6 +146,7 @@ class ModelOutput:
     text_BKC: Tensor
     dense: DenseOutput | None = field(default=None)
     regions: RegionOutput | None = field(default=None)
+    selection_masks_BQhw: Tensor | None = field(default=None)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 COMMANDS = [
-    (), ("segment",), ("models",), ("assets",), ("assets", "fetch"), ("assets", "pack"),
-    ("compose",), ("pretrain",), ("train",), ("eval",), ("calibrate",), ("tune-pruning",),
+    (), ("segment",), ("models",), ("profile",), ("assets",), ("assets", "fetch"),
+    ("assets", "pack"), ("compose",), ("pretrain",), ("train",), ("eval",), ("calibrate",),
+    ("tune-pruning",),
 ]  # fmt: skip
 
 

@@ -27,5 +27,6 @@ def test_states_its_cost_and_is_in_the_readme(name: str) -> None:
     assert f"`{name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_all_seven_sizes_are_there() -> None:
-    assert list(PRESETS) == [f"mobius-{size}" for size in ("test", "p", "n", "s", "m", "l", "h")]
+def test_all_sizes_are_there() -> None:
+    sizes = [f"mobius-{size}" for size in ("test", "p", "n", "s", "m", "l", "h")]
+    assert list(PRESETS) == [*sizes, "glee-lite", "glee-plus", "glee-pro"]

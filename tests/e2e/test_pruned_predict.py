@@ -17,8 +17,8 @@ import mobius_seg
 from mobius_seg import InputError, Instances, Predictor
 from mobius_seg.checkpoint import save_model
 from mobius_seg.cli import main
+from mobius_seg.cost.dispatch import OperatorCounter
 from mobius_seg.operating_points import OperatingPoint, OperatingPoints, load_points
-from mobius_seg.profile import _Counter
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.text_features import TextFeatures
 
@@ -78,7 +78,7 @@ def test_a_receipt_is_what_was_executed(
 ) -> None:
     """The dispatch counter, run over the very call, counts what the receipt says."""
     asked = {"names": None if "expression" in arguments else NAMES} | arguments
-    counter = _Counter()
+    counter = OperatorCounter()
     with counter.following(quiet.network), counter, counter.inside("mask product"):
         found = quiet.predict(photo, threshold=0.1, **asked)  # type: ignore[call-overload]
     assert found.receipt is not None
@@ -94,7 +94,7 @@ def test_a_receipt_is_what_was_executed(
 
 def test_receipts_of_a_batch_add_up(quiet: Predictor, photo: Picture) -> None:
     pictures = [photo, photo[:, ::-1].copy(), 255 - photo]
-    counter = _Counter()
+    counter = OperatorCounter()
     with counter.following(quiet.network), counter, counter.inside("mask product"):
         found = quiet.predict(pictures, names=NAMES, operating_point=PRUNED, threshold=0.1)
     total = sum(one.receipt.gmac["total"] for one in found if one.receipt)

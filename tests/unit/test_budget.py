@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mobius_seg.budget import Budget, ladder, plan_gmac, solve
+from mobius_seg.cost.dispatch import OperatorCounter
 from mobius_seg.decoder_cost import ModelCost, Quadratic, model_cost
 from mobius_seg.errors import InputError
 from mobius_seg.latency import LatencyProfile, measure_latency
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
-from mobius_seg.profile import _Counter
 from mobius_seg.pruned_decoder import run_pruned
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.types import TextPrompt
@@ -125,7 +125,7 @@ def test_costs_equal_the_dispatch_counter(kind: str) -> None:
         (PruningPolicy.static((11, 7)), (11, 11, 7)),
         (PruningPolicy.static((9,), 0), (9,)),
     ):
-        counter = _Counter()
+        counter = OperatorCounter()
         with torch.no_grad(), counter.following(network), counter:
             (one,) = run_pruned(network, network.encode(images, prompt), policy)
             with counter.inside("mask product"):

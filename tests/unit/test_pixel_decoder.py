@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobius_seg import pixel_decoder
+from mobius_seg import fusion as fusion_module
 from mobius_seg.config import ModelConfig
-from mobius_seg.pixel_decoder import Gather, PixelDecoder, TextFusion, resample, resize_like
+from mobius_seg.fusion import TextFusion
+from mobius_seg.pixel_decoder import Gather, PixelDecoder, resample, resize_like
 from mobius_seg.presets import get_preset
 
 CONFIG = get_preset("mobius-test")
@@ -106,7 +107,7 @@ def test_masked_text_is_not_read() -> None:
 def test_chunks_of_text_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fusion, image, text = TextFusion(CONFIG), normal(2, 6, 32), normal(1, 11, 32, seed=1)
     whole = fusion(image, text, None)
-    monkeypatch.setattr(pixel_decoder, "_TEXT_CHUNK", 4)
+    monkeypatch.setattr(fusion_module, "_TEXT_CHUNK", 4)
     for left, right in zip(whole, fusion(image, text, None), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 

@@ -108,7 +108,7 @@ class RankCheck(TorchDispatchMode):
         return out
 
 
-COSTLY = ("mobius-l", "mobius-h")
+COSTLY = ("mobius-l", "mobius-h", "glee-plus", "glee-pro")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class PresetShapes:
 
     def queries(self, network: Mobius, height: int = SIZE, width: int = SIZE) -> int:
         strides = network.config.token_strides
-        tokens = sum((height // s) * (width // s) for s in strides)
+        tokens = sum(-(-height // s) * -(-width // s) for s in strides)
         return min(network.config.queries, tokens)
 
     def check(self, network: Mobius, out: ModelOutput, columns: int, size: tuple[int, int]) -> None:
@@ -402,9 +402,19 @@ class TestMobiusHLighter(Lighter):
     backbone_args: ClassVar = {"depth": 2, "embed_dim": 96}
 
 
+class TestGleeLiteLighter(Lighter):
+    preset = "glee-lite"
+    backbone = "test_resnet"
+
+
 @pytest.mark.slow
 class TestMobiusM(PresetTests):
     preset = "mobius-m"
+
+
+@pytest.mark.slow
+class TestGleeLite(PresetTests):
+    preset = "glee-lite"
 
 
 class OnMeta(PresetShapes):
@@ -429,3 +439,14 @@ class TestMobiusL(OnMeta):
 @pytest.mark.slow
 class TestMobiusH(OnMeta):
     preset = "mobius-h"
+
+
+@pytest.mark.slow
+class TestGleePlus(OnMeta):
+    preset = "glee-plus"
+    backbone_cuts_windows = True
+
+
+@pytest.mark.slow
+class TestGleePro(OnMeta):
+    preset = "glee-pro"

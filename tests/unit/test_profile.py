@@ -8,17 +8,20 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobius_seg.cost.dispatch import OperatorCounter, count
+from mobius_seg.cost.parts import MASK_PRODUCT
+from mobius_seg.cost.record import Profile
 from mobius_seg.errors import InputError
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
-from mobius_seg.profile import MASK_PRODUCT, Profile, _Counter, count, preset_profile
+from mobius_seg.profile import preset_profile
 from mobius_seg.types import TextPrompt
 
 
 def counted(function: object, device: str = "cpu", *shapes: tuple[int, ...]) -> int:
     """Multiply-accumulates of a function of tensors of these shapes."""
     inputs = [torch.zeros(shape, device=device) for shape in shapes]
-    counter = _Counter()
+    counter = OperatorCounter()
     with torch.no_grad(), counter, counter.inside("part"):
         function(*inputs)  # type: ignore[operator]
     return counter.macs.get("part", 0)
@@ -49,7 +52,7 @@ def test_operators_by_hand(device: str) -> None:
 
 def test_attention_with_a_bias_costs_the_same() -> None:
     query, key, bias = (torch.zeros(1, 2, n, m) for n, m in ((3, 4), (5, 4), (3, 5)))
-    counter = _Counter()
+    counter = OperatorCounter()
     with torch.no_grad(), counter, counter.inside("part"):
         F.scaled_dot_product_attention(query, key, key, attn_mask=bias)
     assert counter.macs == {"part": 2 * 2 * 3 * 5 * 4}
@@ -61,7 +64,7 @@ def test_an_unknown_operator_is_an_error() -> None:
 
 
 def test_grid_sample_on_meta_has_the_shape_of_the_real_one() -> None:
-    with torch.no_grad(), (counter := _Counter()), counter.inside("part"):
+    with torch.no_grad(), (counter := OperatorCounter()), counter.inside("part"):
         out = F.grid_sample(
             torch.zeros(2, 3, 8, 9, device="meta"),
             torch.zeros(2, 5, 7, 2, device="meta"),
@@ -92,7 +95,7 @@ def test_parts_add_up_and_agree_with_torch() -> None:
 def test_meta_and_cpu_agree() -> None:
     network = Mobius(get_preset("mobius-test")).eval()
     assert profile_of(network, 80).macs == preset_profile("mobius-test", names=80).macs
-    assert not network.backbone._forward_hooks  # what was hooked in is taken out again
+    assert not network.decoder.selection._forward_hooks  # what was hooked in is taken out again
 
 
 def test_size_and_names_cost() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mobius_seg.errors import InputError
 from mobius_seg.text import TextEncoder
+from mobius_seg.text_features import pad_sequences
 from mobius_seg.types import TextPrompt
 
 
@@ -115,6 +116,7 @@ def collate(
     vocabulary: Vocabulary,
     rng: np.random.Generator,
     negatives: tuple[int, int] = (50, 400),
+    subwords: bool = False,
 ) -> Batch:
     """Join samples into a batch under one vocabulary.
 
@@ -128,10 +130,11 @@ def collate(
         vocabulary: where names and expressions get their vectors.
         rng: source of the negatives.
         negatives: smallest and largest number of sampled negatives.
+        subwords: names bring their sub-words too (``ModelConfig.fuse_subwords``).
 
     Raises:
-        InputError: image sizes differ, a sample has not one name per box, or an expression needs an
-            encoder that is not there.
+        InputError: image sizes differ, a sample has not one name per box, or an expression (with
+            ``subwords`` a name too) needs an encoder that is not there.
     """
     for i, sample in enumerate(samples):
         if sample.names is not None and len(sample.names) != len(sample.boxes_xyxy):
@@ -144,7 +147,7 @@ def collate(
     rows = _step_names(samples, vocabulary, rng, negatives)
     name_column = {row: column for column, row in enumerate(rows)}
     columns = max(len(rows), 1) if any(s.expression is not None for s in samples) else len(rows)
-    pooled_BKD, tokens, tokens_mask = _prompt_vectors(samples, vocabulary, rows, columns)
+    pooled_BKD, tokens, tokens_mask = _prompt_vectors(samples, vocabulary, rows, columns, subwords)
     mask_BK = torch.zeros(len(samples), columns, dtype=torch.bool)
     targets = []
     for i, sample in enumerate(samples):
@@ -191,25 +194,37 @@ def _step_names(
 
 
 def _prompt_vectors(
-    samples: Sequence[Sample], vocabulary: Vocabulary, rows: list[int], columns: int
+    samples: Sequence[Sample],
+    vocabulary: Vocabulary,
+    rows: list[int],
+    columns: int,
+    subwords: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Pooled vectors [B, K, D] and, where an image has an expression, its sub-word tokens."""
+    """Pooled vectors [B, K, D]; sub-word tokens of expressions, and of names where wanted."""
     dim = vocabulary.embeddings_KD.shape[1]
     pooled_BKD = torch.zeros(len(samples), columns, dim)
     pooled_BKD[:, : len(rows)] = vocabulary.embeddings_KD[rows]
     spoken = [i for i, sample in enumerate(samples) if sample.expression is not None]
-    if not spoken:
+    named = [
+        i for i, s in enumerate(samples) if subwords and i not in spoken and s.names is not None
+    ]
+    if not spoken and not (named and rows):
         return pooled_BKD, None, None
     if vocabulary.encoder is None:
-        raise InputError("expressions need a text encoder; this vocabulary has none")
-    features = vocabulary.encoder.encode([str(samples[i].expression) for i in spoken])
-    length = features.tokens_KTD.shape[1]
-    tokens_BTD = torch.zeros(len(samples), length, dim)
-    mask_BT = torch.zeros(len(samples), length, dtype=torch.bool)
-    pooled_BKD[spoken] = 0.0
-    pooled_BKD[spoken, 0] = features.pooled_KD.float()
-    tokens_BTD[spoken] = features.tokens_KTD.float()
-    mask_BT[spoken] = features.tokens_mask_KT
+        raise InputError("sub-words need a text encoder; this vocabulary has none")
+    sequences = [torch.zeros(0, dim)] * len(samples)
+    if named:
+        names = vocabulary.encoder.encode([vocabulary.names[row] for row in rows]).sequence()
+        sequences = [names.float() if i in named else none for i, none in enumerate(sequences)]
+    if spoken:
+        features = vocabulary.encoder.encode([str(samples[i].expression) for i in spoken])
+        pooled_BKD[spoken] = 0.0
+        pooled_BKD[spoken, 0] = features.pooled_KD.float()
+        for i, tokens_TD, real_T in zip(
+            spoken, features.tokens_KTD, features.tokens_mask_KT, strict=True
+        ):
+            sequences[i] = tokens_TD[real_T].float()
+    tokens_BTD, mask_BT = pad_sequences(sequences)
     return pooled_BKD, tokens_BTD, mask_BT
 
 

@@ -11,6 +11,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
 from mobius_seg.errors import InputError
+from mobius_seg.presets import get_preset
 from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
 
@@ -64,7 +65,8 @@ class StepBatches(Dataset[Batch]):
         first = (step * self.world + self.rank) * self.local
         samples = [self._sources[size][first + i] for i in range(self.local)]
         rng = np.random.default_rng((self.config.seed, _COLLATE_STREAM, step, self.rank))
-        return collate(samples, self.vocabulary, rng, self.config.negatives)
+        subwords = get_preset(self.config.preset).fuse_subwords
+        return collate(samples, self.vocabulary, rng, self.config.negatives, subwords)
 
     @property
     def sources(self) -> list[dict[str, object]]:

@@ -188,6 +188,8 @@ def pretrain(config: PretrainConfig) -> Path:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = get_preset(config.preset)
+    if not model.name_map:
+        raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
     pack = Pack.open(config.pack)
     network = Mobius(model)
     start = "random"
@@ -269,7 +271,9 @@ class _Runner:
             self.vocabulary_KC = self.network.project_names(names_KD.to(self.device))
         self.log_scale = nn.Parameter(torch.tensor(30.0, device=self.device).log())
         body = [p for p in network.backbone.parameters() if p.requires_grad]
-        head = [*network.name_map.parameters(), self.log_scale]
+        assert network.name_map is not None  # checked before
+        self.name_map = network.name_map
+        head = [*self.name_map.parameters(), self.log_scale]
         self.optimizer = torch.optim.AdamW(
             [{"params": body, "peak_lr": config.lr}, {"params": head, "peak_lr": 3 * config.lr}],
             lr=config.lr,
@@ -315,7 +319,7 @@ class _Runner:
         mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
         images = (batch.images_B3SS.to(self.device).float() / 255 - mean) / std
         maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
-        names_BNC = network.name_map(maps[2], maps[3]).flatten(2).transpose(1, 2)
+        names_BNC = self.name_map(maps[2], maps[3]).flatten(2).transpose(1, 2)
         of_T = batch.picture_T.to(self.device)
         sum_TC = torch.einsum("tn,tnc->tc", batch.cover_TN.to(self.device), names_BNC[of_T])
         logits_TK: Tensor = (

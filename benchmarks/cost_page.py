@@ -1,0 +1,58 @@
+"""The section of costs in ``docs/results.md``, from ``results/cost.json``."""
+
+from typing import Any
+
+from conditions import RESULTS, ROOT
+from tables import conditions_line, json_file, table
+
+PICTURE = "limits.png"
+INTRO = """\
+GMAC (10^9 multiply-accumulates) for one image; {names} names, {text_tokens} text tokens where a
+model fuses sub-words. Nothing here is timed: the figures follow from the shapes, and independent
+counts agree on them ([cost](cost.md)). *Ratio* is ours through the baseline of the same backbone,
+both with all queries and layers.
+"""
+LIMITS = """\
+The same baseline behind smaller backbones at {height}x{width}: its decoders hardly notice, so they
+are what has to shrink.
+"""
+
+
+def cost_section() -> str:
+    """The section, or nothing where nothing is stored."""
+    stored = json_file(RESULTS / "cost.json")
+    if not stored:
+        return ""
+    parts = ["## Cost against the baseline\n", INTRO.format(**stored["conditions"])]
+    parts.append(_pairs(stored["pairs"]))
+    height, width = stored["limits"]["size"]
+    parts.append(LIMITS.format(height=height, width=width))
+    if (ROOT / "docs" / PICTURE).exists():
+        parts.append(f"![Cost of the baseline behind three backbones]({PICTURE})\n")
+    parts += [_limits(stored["limits"]["backbones"]), conditions_line(stored["conditions"])]
+    return "\n".join(parts)
+
+
+def _pairs(pairs: list[dict[str, Any]]) -> str:
+    rows = []
+    for pair in pairs:
+        height, width = pair["size"]
+        row = [f"`{pair['model']}`", f"`{pair['against']}`", f"{height}x{width}"]
+        for part in ("pixel_decoder", "transformer_decoder", "total"):
+            ours, theirs = pair["gmac"][part], pair["against_gmac"][part]
+            row += [f"{ours:.1f}", f"{theirs:.1f}", f"{pair['ratio'][part]:.3f}"]
+        rows.append(row)
+    header = ["model", "baseline", "size"]
+    for part in ("pixel decoder", "transformer decoder", "total"):
+        header += [part, "baseline's", "ratio"]
+    return table(header, rows, right=range(3, 12))
+
+
+def _limits(backbones: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for name, values in backbones.items():
+        total = sum(values.values())
+        cells = [f"{gmac:.1f} ({100 * gmac / total:.0f} %)" for gmac in values.values()]
+        rows.append([name, *cells, f"{total:.1f}"])
+    parts = list(next(iter(backbones.values())))
+    return table(["backbone", *parts, "total"], rows, right=range(1, len(parts) + 2))

@@ -1,0 +1,128 @@
+"""``mobius-seg profile``: cost of a model by part, alone or against another, on the terminal."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from mobius_seg.cost.limits import bars, limits, save_picture
+from mobius_seg.cost.parts import part_order
+from mobius_seg.cost.record import Profile, stated_text_tokens
+from mobius_seg.cost.report import FULL, as_json, check_size, measure
+from mobius_seg.errors import InputError
+from mobius_seg.terminal import make_console
+
+Columns = Sequence[tuple[str, Profile]]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command with the options that ``cli_options`` describes.
+
+    Raises:
+        InputError: an option for which the others leave no use, or what the counts refuse.
+    """
+    check_size(options.size)
+    tokens = options.text_tokens or stated_text_tokens(options.names)
+    load = (options.size, options.names, tokens)
+    conditions = {"size": list(options.size), "names": options.names, "text_tokens": tokens}
+    if options.limits:
+        _run_limits(options, load, conditions)
+        return
+    if options.out is not None:
+        raise InputError("--out is the picture of --limits; give it with that option")
+    conditions["operating_point"] = options.operating_point
+    profile = measure(options.model, *load, options.operating_point, with_graph=options.certify)
+    columns = [(options.model, profile)]
+    if options.against is not None:
+        columns.append(
+            (options.against, measure(options.against, *load, with_graph=options.certify))
+        )
+    if options.json:
+        facts = {"model": options.model, "against": options.against, **conditions}
+        _print_json(facts | as_json(*(profile for _, profile in columns)))
+    else:
+        _print_profiles(columns, conditions)
+
+
+def _run_limits(
+    options: argparse.Namespace,
+    load: tuple[tuple[int, int], int, int],
+    conditions: dict[str, Any],
+) -> None:
+    """``--limits``: table or JSON, and the picture if it is wanted."""
+    if options.against is not None or options.operating_point != FULL or options.certify:
+        raise InputError("--limits takes none of --against, --operating-point and --certify")
+    profiles = limits(*load)
+    parts = bars(profiles)
+    if options.out is not None:
+        save_picture(options.out, parts)
+    if options.json:
+        values = {name: as_json(profile) for name, profile in profiles.items()}
+        _print_json({**conditions, "backbones": values})
+        return
+    table = Table("part")
+    for name in parts:
+        table.add_column(f"{name} GMAC", justify="right")
+        table.add_column("share", justify="right")
+    for part in next(iter(parts.values())):
+        cells: list[str] = []
+        for name, profile in profiles.items():
+            value = parts[name][part]
+            cells += [f"{value:,.2f}", _share(value, profile)]
+        table.add_row(part, *cells)
+    table.add_row("total", *(c for p in profiles.values() for c in (f"{p.gmac:,.2f}", "")))
+    _print_table(table, [*profiles.items()], conditions)
+
+
+def _print_profiles(columns: Columns, conditions: Mapping[str, Any]) -> None:
+    """One column of GMAC and share a model; of two, the ratio of the first to the second."""
+    table = Table("part")
+    for name, _ in columns:
+        table.add_column(f"{name} GMAC", justify="right")
+        table.add_column("share", justify="right")
+    if len(columns) == 2:
+        table.add_column("ratio", justify="right")
+    profiles = [profile for _, profile in columns]
+    for part, values in _rows(profiles):
+        cells: list[str] = []
+        for value, profile in zip(values, profiles, strict=True):
+            cells += [f"{value:,.3f}", _share(value, profile)]
+        if len(values) == 2:
+            cells.append(f"{values[0] / values[1]:.3f}" if values[1] else "-")
+        table.add_row(part, *cells, style="bold" if "." not in part else None)
+    _print_table(table, columns, conditions)
+
+
+def _rows(profiles: Sequence[Profile]) -> list[tuple[str, list[float]]]:
+    """Large parts, each followed by what lies under it, then the total."""
+    found = dict.fromkeys(part for profile in profiles for part in profile.macs)
+    parts = sorted(found, key=part_order)
+    names: list[str] = []
+    for group in profiles[0].totals():
+        names += [group, *(part for part in parts if part.startswith(f"{group}."))]
+    return [
+        (name, [p.gmac if name == "total" else p.part_gmac(name) for p in profiles])
+        for name in names
+    ]
+
+
+def _print_table(table: Table, columns: Columns, conditions: Mapping[str, Any]) -> None:
+    """The table, the parameters of each model and what the figures hold for."""
+    console = make_console()
+    console.print(table)
+    for name, profile in columns:
+        console.print(f"{name}: {profile.total_parameters:,} parameters", soft_wrap=True)
+    height, width = conditions["size"]
+    text = f"{height}x{width}, {conditions['names']} names, {conditions['text_tokens']} text tokens"
+    point = conditions.get("operating_point", FULL)
+    console.print(f"{text} where sub-words are fused, operating point {point}", soft_wrap=True)
+
+
+def _share(value: float, profile: Profile) -> str:
+    return f"{100 * value / profile.gmac:.1f} %"
+
+
+def _print_json(values: Mapping[str, Any]) -> None:
+    print(json.dumps(values, indent=2))
