@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from mobius_seg.errors import InputError
+from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
 from mobius_seg.train.settings import TrainConfig
 
 DEFAULT_MODEL = "mobius-n"
@@ -15,7 +15,6 @@ DEFAULT_PACK = DEFAULT_ASSETS / "pack.safetensors"
 
 _Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
-MAX_THREADS = 1024
 # Options of `train` by their field of TrainConfig, which holds the defaults.
 _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("pack", Path, "pack file to compose scenes from"),
@@ -135,8 +134,8 @@ def _add_segment(commands: _Commands) -> None:
     prompt.add_argument("--expression", metavar="TEXT", help='such as "the cup on the left"')
     prompt.add_argument("--everything", action="store_true", help="every object, without names")
     _add_model_options(parser)
-    _option(parser, "--threshold", _fraction, 0.3, "lowest score that counts, 0 to 1")
-    _option(parser, "--max-instances", _count, 100, "at most so many in a picture")
+    _option(parser, "--threshold", fraction, 0.3, "lowest score that counts, 0 to 1")
+    _option(parser, "--max-instances", count, 100, "at most so many in a picture")
     _option(parser, "--budget", str, None, "limit for a picture, such as 2.5gmac, 3layers, 80ms")
     _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
     _option(parser, "--out", Path, Path("segmented"), "folder for the results")
@@ -158,12 +157,12 @@ def _add_profile(commands: _Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--against", metavar="NAME|DIR", help="another model, at `full`")
     parser.add_argument(
-        "--size", type=_sides, default=(800, 1344), metavar="HxW",
+        "--size", type=sides, default=(800, 1344), metavar="HxW",
         help="height and width in pixels, multiples of 32 (default: 800x1344)",
     )  # fmt: skip
-    _option(parser, "--names", _count, 80, "names that are asked for")
+    _option(parser, "--names", count, 80, "names that are asked for")
     _option(
-        parser, "--text-tokens", _count, None,
+        parser, "--text-tokens", count, None,
         "tokens of those names, where a model fuses them (default: 3.25 a name)",
     )  # fmt: skip
     _option(parser, "--operating-point", str, "full", "pruning plan of --model")
@@ -189,10 +188,10 @@ def _add_assets(steps: _Commands) -> None:
     )
     _option(pack, "--dir", Path, DEFAULT_ASSETS, "where `assets fetch` put the packages")
     _option(pack, "--out", Path, DEFAULT_PACK, "file to write")
-    _option(pack, "--views", _count, 24, "views of each model")
-    _option(pack, "--max-side", _count, 192, "longest side of a cut-out in pixels")
+    _option(pack, "--views", count, 24, "views of each model")
+    _option(pack, "--max-side", count, 192, "longest side of a cut-out in pixels")
     _option(
-        pack, "--max-mb", _positive, None,
+        pack, "--max-mb", positive, None,
         "make it smaller: every name stays, views and resolution drop evenly",
     )  # fmt: skip
 
@@ -207,8 +206,8 @@ def _add_compose(commands: _Commands) -> None:
     splits = ("train", "calib", "val-base", "val-novel")
     parser.add_argument("--split", required=True, choices=splits, help="which names and views")
     _option(parser, "--pack", Path, DEFAULT_PACK, "pack file")
-    _option(parser, "--count", _count, 500, "number of scenes")
-    _option(parser, "--size", _count, 256, "side of a scene in pixels")
+    _option(parser, "--count", count, 500, "number of scenes")
+    _option(parser, "--size", count, 256, "side of a scene in pixels")
     _option(parser, "--seed", int, 0, "of everything random")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
 
@@ -261,10 +260,10 @@ def _add_pretrain(commands: _Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose scenes from")
     _option(parser, "--minutes", float, 60.0, "train for so many minutes")
-    _option(parser, "--size", _count, 192, "side of the scenes in pixels")
-    _option(parser, "--batch-size", _count, 16, "scenes a step")
+    _option(parser, "--size", count, 192, "side of the scenes in pixels")
+    _option(parser, "--batch-size", count, 16, "scenes a step")
     _option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
-    _option(parser, "--threads", _threads, None, "CPU threads (default: torch's choice)")
+    _option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
     _option(parser, "--seed", int, 0, "of everything random")
 
 
@@ -281,7 +280,7 @@ def _add_eval(commands: _Commands) -> None:
     modes = ("names", "everything", "expressions")
     parser.add_argument("--mode", choices=modes, default="names", help="default: names")
     _option(parser, "--expressions", Path, None, "default: expressions.json beside the annotations")
-    _option(parser, "--limit", _count, None, "only the first so many pictures")
+    _option(parser, "--limit", count, None, "only the first so many pictures")
     _option(parser, "--out", Path, None, "JSON file for the figures")
     parser.add_argument(
         "--calibration", action="store_true",
@@ -304,7 +303,7 @@ def _add_calibrate(commands: _Commands) -> None:
     _add_model_options(parser)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
-    _option(parser, "--limit", _count, None, "only the first so many pictures")
+    _option(parser, "--limit", count, None, "only the first so many pictures")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="folder for a copy of the model with its calibration (default: the model's own)",
@@ -321,22 +320,22 @@ def _add_tune_pruning(commands: _Commands) -> None:
     _add_model_options(parser)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
-    _option(parser, "--loss", _points, 0.3, "points (hundredths) that `balanced` may lose")
+    _option(parser, "--loss", points, 0.3, "points (hundredths) that `balanced` may lose")
     parser.add_argument(
         "--metric", choices=("ap", "recall"), default="ap",
         help="mask AP with and without names, or recall of masks (default: ap)",
     )  # fmt: skip
-    _option(parser, "--limit", _count, None, "only the first so many pictures")
+    _option(parser, "--limit", count, None, "only the first so many pictures")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """What loading and running a model needs."""
     _option(parser, "--model", str, DEFAULT_MODEL, "shipped model, or a model's folder")
     _option(
-        parser, "--size", _count, None, "longest side of the input in pixels (default: the model's)"
+        parser, "--size", count, None, "longest side of the input in pixels (default: the model's)"
     )
     _option(parser, "--device", str, None, "such as cpu or cuda:1 (default: a GPU if there is one)")
-    _option(parser, "--threads", _threads, None, "CPU threads (default: torch's choice)")
+    _option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
 
 
 def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any, text: str) -> None:
@@ -346,70 +345,8 @@ def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any,
         Path: "PATH",
         str: "TEXT",
         float: "X",
-        _fraction: "X",
-        _positive: "X",
-        _points: "X",
+        fraction: "X",
+        positive: "X",
+        points: "X",
     }.get(kind, "N")
     parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=shown)
-
-
-def _fraction(text: str) -> float:
-    """A finite number in 0..1."""
-    value = _number(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _points(text: str) -> float:
-    """A finite number from 0 to 100."""
-    value = _number(text)
-    if not 0.0 <= value <= 100.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
-    return value
-
-
-def _positive(text: str) -> float:
-    """A finite number above 0."""
-    value = _number(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    """A whole number from 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return value
-
-
-def _sides(text: str) -> tuple[int, int]:
-    """Height and width, such as 800x1344."""
-    height, _, width = text.partition("x")
-    try:
-        return _count(height), _count(width)
-    except argparse.ArgumentTypeError:
-        message = f"{text!r} is no height and width such as 800x1344"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def _threads(text: str) -> int:
-    """A number of CPU threads that a machine can start."""
-    value = _count(text)
-    if value > MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_THREADS}")
-    return value
-
-
-def _number(text: str) -> float:
-    """A finite number, or NaN, which no range holds."""
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan

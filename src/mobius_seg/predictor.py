@@ -260,11 +260,11 @@ class Predictor:
 
         The first result is read off the query selection, before any decoder layer; one more comes
         after each layer; the last equals that of :meth:`predict` with the same arguments. Whoever
-        stops listening saves the layers that are left. A receipt leaves out earlier masks.
+        stops listening saves the layers left. A receipt leaves out earlier masks.
 
         Args:
-            image: one picture.
-            names: as in :meth:`predict`, and so on; limits hold for the last result.
+            image: one picture; limits hold for the last result.
+            names: as in :meth:`predict`.
             expression: what to point out.
             size: longest side in pixels.
             threshold: lowest score that is returned.
@@ -316,10 +316,8 @@ class Predictor:
 
     def _maps(self, calibrated: bool, prompts: Sequence[Prompt]) -> StageMaps | None:
         """Maps of the scores of a call; prompts without names have maps of their own."""
-        if not calibrated or self.calibration is None:
-            return None
-        named = any(prompt.texts for prompt in prompts)
-        return self.calibration.maps[NAMES if named else EVERYTHING]
+        mode = NAMES if any(prompt.texts for prompt in prompts) else EVERYTHING
+        return self.calibration.maps[mode] if calibrated and self.calibration else None
 
     @torch.inference_mode()
     def _stream(self, job: Job, limits: Limits, request: Request) -> Iterator[Instances]:

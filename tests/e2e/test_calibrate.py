@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobius_seg.calibration_file import fitted
 from mobius_seg.checkpoint import load_calibration, load_model, save_model, weights_digest
 from mobius_seg.cli import main
 from mobius_seg.errors import InputError
@@ -94,7 +95,7 @@ def test_scores_change_and_nothing_else_does(
 
 def test_precision_and_threshold_answer_each_other(calibrated_folder: Path, data_set: Path) -> None:
     model = load(calibrated_folder, "cpu")
-    best = max(model._calibration().table("everything").precision)
+    best = max(fitted(model.calibration, "own").table("everything").precision)
     assert 0 < best <= 1
     threshold = model.threshold_for(precision=best, mode="everything")
     assert model.expected_precision(threshold, mode="everything") == best

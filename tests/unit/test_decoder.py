@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from mobius_seg.calibration import confidence
 from mobius_seg.config import ModelConfig
-from mobius_seg.decoder import BoxBias, Decoder, Memory, QuerySelection
+from mobius_seg.decoder import BoxBias, Decoder, Memory
 from mobius_seg.naming import NameEvidence
 from mobius_seg.presets import get_preset
+from mobius_seg.selection import QuerySelection
 
 CONFIG = get_preset("mobius-test")
 C = CONFIG.width

@@ -6,6 +6,7 @@ _NAMES = """
     alias arange as_strided cat clone constant_pad_nd copy detach empty empty_like expand eye fill
     flip full full_like gather index index_put index_select lift_fresh linspace new_empty new_full
     new_ones new_zeros nonzero ones ones_like permute repeat _reshape_alias roll scalar_tensor
+    _local_scalar_dense
     scatter select slice split split_with_sizes squeeze stack t _to_copy transpose tril triu
     unbind unfold unsqueeze _unsafe_view view where zero zeros zeros_like
 

@@ -1,6 +1,7 @@
 """Reliability diagrams: what queries promise against what comes of them, stage by stage."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,22 +50,7 @@ def draw_reliability(
         if stage >= count:
             axis.set_axis_off()
             continue
-        some = scores.counts[stage]
-        confidence, quality = scores.confidence[stage][some], scores.quality[stage][some]
-        series = [("raw", confidence, "tab:gray")]
-        if maps is not None:
-            mapped = mapped_confidence(maps, stage, confidence)
-            series.append(("mapped", mapped, "tab:blue"))
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-        for label, values, colour in series:
-            if len(values):
-                bins = reliability(values, quality)
-                area = 6 + 14 * np.log10(bins.count)
-                axis.plot(bins.confidence, bins.outcome, color=colour, linewidth=1)
-                axis.scatter(bins.confidence, bins.outcome, s=area, color=colour, label=label)
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", aspect="equal")
-        axis.set_title("selection" if stage == 0 else f"layer {stage}", fontsize=10)
-        axis.grid(alpha=0.3)
+        _panel(axis, scores, maps, stage)
     axes[0, 0].set_ylabel("mean quality")
     axes[0, 0].legend(loc="upper left", fontsize=8)
     figure.suptitle(f"{title}: {scores.images} pictures, {scores.objects} objects", fontsize=11)
@@ -75,3 +61,22 @@ def draw_reliability(
         raise InputError(f"{path}: cannot be written: {error}") from None
     finally:
         pyplot.close(figure)
+
+
+def _panel(axis: Any, scores: StageScores, maps: ScoreMaps | None, stage: int) -> None:
+    """One stage: mean quality against mean confidence in bins."""
+    some = scores.counts[stage]
+    confidence, quality = scores.confidence[stage][some], scores.quality[stage][some]
+    series = [("raw", confidence, "tab:gray")]
+    if maps is not None:
+        series.append(("mapped", mapped_confidence(maps, stage, confidence), "tab:blue"))
+    axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
+    for label, values, colour in series:
+        if len(values):
+            bins = reliability(values, quality)
+            area = 6 + 14 * np.log10(bins.count)
+            axis.plot(bins.confidence, bins.outcome, color=colour, linewidth=1)
+            axis.scatter(bins.confidence, bins.outcome, s=area, color=colour, label=label)
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean confidence", aspect="equal")
+    axis.set_title("selection" if stage == 0 else f"layer {stage}", fontsize=10)
+    axis.grid(alpha=0.3)
