@@ -83,8 +83,10 @@ def test_a_batch_is_its_step(pack: Path, tmp_path: Path) -> None:
 
 
 def test_it_learns(folder: Path) -> None:
-    curve = json.loads((folder / "pretraining.json").read_text())["curve"]
-    assert curve[-1]["loss"] < curve[0]["loss"]
+    """Drawn shapes are soon told apart, crowded ones too."""
+    record = json.loads((folder / "pretraining.json").read_text())
+    assert max(entry["top1"] for entry in record["curve"]) > 0.9
+    assert record["calib_top1"] > 0.5
 
 
 def test_another_network_is_refused(folder: Path) -> None:

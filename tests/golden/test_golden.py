@@ -54,6 +54,8 @@ def filled(config: ModelConfig = PHONE) -> Mobius:
             new = wave(*value.shape, seed=seed)
             if name.endswith("log_scale"):
                 new = torch.full_like(value, 2.5)
+            elif name.endswith("name_gain"):
+                new = torch.full_like(value, 1.0)
             elif value.ndim == 0:  # biases of the class heads: scores around one half
                 new = torch.full_like(value, -4.0)
             elif name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):

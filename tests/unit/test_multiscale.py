@@ -56,7 +56,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def outputs(network: Mobius, prompt: TextPrompt) -> list[Tensor]:
     out = network(normal(1, 3, 64, 64).sigmoid(), prompt)
-    return [value for layer in out.layers for value in vars(layer).values()]
+    return [value for layer in out.layers for value in layer.tensors()]
 
 
 @pytest.mark.parametrize("config", STEPS.values(), ids=STEPS)
