@@ -227,6 +227,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         out=options.out,
         pack=options.pack,
         minutes=options.minutes,
+        steps=options.steps,
         size=options.size,
         batch_size=options.batch_size,
         lr=options.lr,

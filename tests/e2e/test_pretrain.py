@@ -13,6 +13,7 @@ from mobius_seg.data.pack import Pack
 from mobius_seg.errors import InputError
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
+from mobius_seg.train import pretrain as module
 from mobius_seg.train.loop import train
 from mobius_seg.train.pretrain import (
     STAGES,
@@ -32,7 +33,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrained")
-    pretrain(settings(pack, out, minutes=0.12))
+    pretrain(settings(pack, out, steps=60))
     return out
 
 
@@ -44,7 +45,7 @@ def settings(pack: Path, out: Path, **changes: Any) -> PretrainConfig:
 
 def test_it_leaves_a_backbone_and_a_record(folder: Path) -> None:
     record = json.loads((folder / "pretraining.json").read_text())
-    assert record["steps"] > 5
+    assert record["steps"] == 60
     assert record["images"] > 4 * record["steps"]  # small pictures come in large batches
     assert record["objects"] >= record["images"]
     assert record["start"] == "random"
@@ -82,11 +83,14 @@ def test_a_batch_is_its_step(pack: Path, tmp_path: Path) -> None:
     assert not torch.equal(batches[1].images_B3SS, batch.images_B3SS)
 
 
-def test_it_learns(folder: Path) -> None:
-    """Drawn shapes are soon told apart, crowded ones too."""
-    record = json.loads((folder / "pretraining.json").read_text())
-    assert max(entry["top1"] for entry in record["curve"]) > 0.9
-    assert record["calib_top1"] > 0.5
+def test_it_learns(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny network from random weights: single shapes begin to be told apart."""
+    monkeypatch.setattr(module, "STAGES", STAGES[:1])
+    pretrain(settings(pack, tmp_path, steps=250, lr=3e-3))
+    curve = json.loads((tmp_path / "pretraining.json").read_text())["curve"]
+    assert [entry["objects"] > 0 for entry in curve] == [True] * 5
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert curve[-1]["top1"] > curve[0]["top1"] + 0.08
 
 
 def test_another_network_is_refused(folder: Path) -> None:
@@ -101,6 +105,7 @@ def test_another_network_is_refused(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"minutes": 0.0}, "minutes"),
+        ({"steps": 0}, "steps"),
         ({"minutes": float("nan")}, "minutes"),
         ({"size": 65}, "multiples of 32"),
         ({"batch_size": 0}, "batch_size"),

@@ -74,7 +74,8 @@ class PretrainConfig:
         preset: model whose backbone and name map are trained.
         out: folder for ``backbone.safetensors`` and ``pretraining.json``.
         pack: file of ``mobius-seg assets pack``.
-        minutes: wall-clock minutes.
+        minutes: wall-clock minutes, unless ``steps`` are given.
+        steps: steps in all; the same result on every machine.
         size: side of the pictures of the last stage in pixels.
         batch_size: pictures a step of the last stage; smaller pictures come in larger batches.
         lr: peak learning rate of the backbone; the name map has three times that.
@@ -88,6 +89,7 @@ class PretrainConfig:
     out: Path
     pack: Path = Path("assets/pack.safetensors")
     minutes: float = 60.0
+    steps: int | None = None
     size: int = 192
     batch_size: int = 16
     lr: float = 6e-4
@@ -102,7 +104,7 @@ class PretrainConfig:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
-        check_positive(self, ("minutes", "batch_size", "lr"))
+        check_positive(self, ("minutes", "steps", "batch_size", "lr"))
         if self.size < 32 or self.size % 32 or self.size > 512:
             raise InputError(
                 f"PretrainConfig.size is {self.size}; allowed: multiples of 32 up to 512"
@@ -284,7 +286,7 @@ class _Runner:
         self.log: list[dict[str, float]] = []
 
     def go(self, batches: CrowdBatches, end: float) -> None:
-        """Take steps until a share of the minutes is over."""
+        """Take steps until a share of the run is over."""
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -293,19 +295,24 @@ class _Runner:
             prefetch_factor=4,
         )
         self.network.train()
-        right = loss_sum = 0.0
+        seen: list[tuple[float, float]] = []
         for batch in loader:
-            minutes = (time.monotonic() - self.begun) / 60
-            if minutes >= end * self.config.minutes:
+            if self._share() >= end:
                 break
-            self._set_rate(minutes / self.config.minutes)
-            loss, accuracy = self._train(batch)
-            right, loss_sum = right + accuracy, loss_sum + loss
+            self._set_rate(self._share())
+            seen.append(self._train(batch))
             self.step, self.images = self.step + 1, self.images + len(batch.images_B3SS)
             self.objects += len(batch.rows_T)
             if self.step % _LOG_STEPS == 0:
-                self._report(minutes, loss_sum / _LOG_STEPS, right / _LOG_STEPS)
-                right = loss_sum = 0.0
+                loss, accuracy = np.mean(seen, 0)
+                self._report(float(loss), float(accuracy))
+                seen = []
+
+    def _share(self) -> float:
+        """Share of the run that is done."""
+        if self.config.steps is not None:
+            return self.step / self.config.steps
+        return (time.monotonic() - self.begun) / (self.config.minutes * 60)
 
     def _set_rate(self, share: float) -> None:
         tail = max(0.0, (share - 0.45) / 0.55)  # flat, then a cosine to 1 %
@@ -345,7 +352,8 @@ class _Runner:
         right = [self._logits(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
         return round(float(torch.cat(right).float().mean()), 4)
 
-    def _report(self, minutes: float, loss: float, accuracy: float) -> None:
+    def _report(self, loss: float, accuracy: float) -> None:
+        minutes = (time.monotonic() - self.begun) / 60
         entry = {"minutes": minutes, "objects": self.objects, "loss": loss, "top1": accuracy}
         self.log.append({key: round(value, 4) for key, value in entry.items()})
         Console(stderr=True).print(
