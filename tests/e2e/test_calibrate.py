@@ -18,7 +18,10 @@ from mobius_seg.predictor import Predictor, load
 
 NAMES = ("cup", "spoon")
 
-pytestmark = pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with text encoder")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:model 'mobius-test' was made with text encoder"),
+]
 
 
 @pytest.fixture(scope="module")

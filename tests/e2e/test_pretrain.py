@@ -24,6 +24,8 @@ from mobius_seg.train.pretrain import (
 )
 from mobius_seg.train.settings import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:

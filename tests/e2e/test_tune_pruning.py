@@ -27,6 +27,8 @@ from mobius_seg.pruning_record import (
 )
 from mobius_seg.tune_pruning import THRESHOLDS, learn_floors
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["cup", "dog", "tree"]
 
 
