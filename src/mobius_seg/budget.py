@@ -4,7 +4,7 @@ All plans (how many queries enter each layer) that a budget may choose lie on on
 never has fewer layers or fewer queries at any layer than the one below. The dearest affordable rung
 is taken, so more budget never runs less. The ladder first deepens (every layer with a tenth of the
 queries), then widens (early layers more than late ones, where fewer queries still count), then
-fills up the late layers: at equal cost a deep, narrow decoder beats a shallow, wide one.
+fills up the late layers. That order is a choice, not a measurement.
 """
 
 import re
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from mobius_seg.config import ModelConfig
-from mobius_seg.decoder_cost import ModelCost
+from mobius_seg.cost.certify import executed_profile
+from mobius_seg.cost.record import Workload
 from mobius_seg.errors import InputError
 from mobius_seg.pruning import PruningPolicy
 
@@ -87,9 +88,9 @@ def _decayed(first: int, low: int, layers: int, decay: float) -> Plan:
     return (first, *(max(low, round(first * decay**layer)) for layer in range(layers)))
 
 
-def plan_gmac(cost: ModelCost, plan: Plan) -> float:
-    """Cost of a plan in GMAC, with a mask for every query of the last stage."""
-    return (cost.encoder + cost.decoder(plan, plan[-1])) / 1e9
+def plan_gmac(config: ModelConfig, work: Workload, plan: Plan) -> float:
+    """Cost of a plan in GMAC, a mask for every query that is left included."""
+    return executed_profile(config, work, plan).gmac
 
 
 def solve(

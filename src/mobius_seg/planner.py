@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mobius_seg.budget import Budget, Plan, plan_gmac, solve
-from mobius_seg.decoder_cost import model_cost
+from mobius_seg.cost.closed import competing_tokens
+from mobius_seg.cost.record import Workload
 from mobius_seg.errors import InputError
 from mobius_seg.latency import LatencyProfile, measure_latency
 from mobius_seg.model import Mobius
@@ -78,7 +79,8 @@ class Planner:
         if budget.unit == "layers":
             return solve(budget, config, None, 0, request.policy)
         shape = prompt_shape(images_B3HW, prompt)
-        cost = model_cost(config, shape[:2], *shape[2:])
+        height, width, columns, tokens = shape
+        work = Workload(height=height, width=width, names=columns, subwords=tokens)
 
         def plan_ms(plan: Plan) -> float:
             if shape not in self.latency:
@@ -92,11 +94,11 @@ class Planner:
             return self.latency[shape].plan_ms(plan)
 
         def gmac(plan: Plan) -> float:
-            return plan_gmac(cost, plan)
+            return plan_gmac(config, work, plan)
 
         try:
             of_plan = plan_ms if budget.unit == "ms" else gmac
-            return solve(budget, config, of_plan, cost.tokens, request.policy)
+            return solve(budget, config, of_plan, competing_tokens(config, work), request.policy)
         except InputError as error:
             raise InputError(f"{error} (input {shape[0]}x{shape[1]}, {shape[2]} names)") from None
 

@@ -33,22 +33,18 @@ class Receipt:
 
     @property
     def gmac(self) -> dict[str, float]:
-        """Executed cost in GMAC, counted as in :mod:`mobius_seg.profile` for this image alone.
+        """Executed cost in GMAC for this image alone (:mod:`mobius_seg.cost.closed`).
 
         Keys: ``backbone``, ``pixel_decoder``, ``transformer_decoder`` (selection, memory, layers,
         heads and mask product), ``text`` (its projection into the network) and ``total``. In a
         batch whose images share a prompt, the text is projected once for all of them.
         """
-        from mobius_seg.decoder_cost import model_cost
+        from mobius_seg.cost.certify import executed_profile
+        from mobius_seg.cost.record import Workload
 
-        cost = model_cost(self.config, self.input_hw, self.columns, self.tokens)
-        macs = {
-            "backbone": cost.backbone,
-            "pixel_decoder": cost.pixel_decoder,
-            "transformer_decoder": cost.decoder(self.queries, self.masks),
-            "text": cost.text,
-        }
-        return {key: value / 1e9 for key, value in (macs | {"total": sum(macs.values())}).items()}
+        height, width = self.input_hw
+        work = Workload(height=height, width=width, names=self.columns, subwords=self.tokens)
+        return executed_profile(self.config, work, self.queries, self.masks).totals()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: layers, queries of each stage, masks, GMAC by part."""

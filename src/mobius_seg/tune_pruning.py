@@ -16,8 +16,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from mobius_seg.cost.certify import executed_profile
+from mobius_seg.cost.parts import DECODER
+from mobius_seg.cost.record import Workload
 from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
-from mobius_seg.decoder_cost import model_cost
 from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
 from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints
@@ -199,12 +201,14 @@ def mean_decoder_gmac(
     records: Sequence[ImageRecord], outcomes: Sequence[Outcome], predictor: Predictor
 ) -> float:
     """Mean decoder cost of outcomes; a mask for each of the last queries, at most 100."""
-    total = 0
+    total = 0.0
     for record, outcome in zip(records, outcomes, strict=True):
         height, width, columns, tokens = record.shape
-        cost = model_cost(predictor.config, (height, width), columns, tokens)
-        total += cost.decoder(outcome.queries, min(outcome.queries[-1], MAX_DETECTIONS))
-    return total / len(records) / 1e9
+        work = Workload(height=height, width=width, names=columns, subwords=tokens)
+        masks = min(outcome.queries[-1], MAX_DETECTIONS)
+        executed = executed_profile(predictor.config, work, outcome.queries, masks)
+        total += executed.part_gmac(DECODER)
+    return total / len(records)
 
 
 def _figures(

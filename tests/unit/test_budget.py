@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mobius_seg.budget import Budget, ladder, plan_gmac, solve
+from mobius_seg.cost.certify import executed_profile
+from mobius_seg.cost.closed import competing_tokens
 from mobius_seg.cost.dispatch import OperatorCounter
-from mobius_seg.decoder_cost import ModelCost, Quadratic, model_cost
+from mobius_seg.cost.record import Workload
 from mobius_seg.errors import InputError
 from mobius_seg.latency import LatencyProfile, measure_latency
 from mobius_seg.model import Mobius
@@ -68,19 +70,17 @@ def test_a_rung_never_has_less_than_the_one_below(queries: int, layers: int) -> 
 
 def test_more_budget_never_runs_less() -> None:
     config = get_preset("mobius-n")
-    cost = ModelCost(
-        backbone=100, pixel_decoder=50, text=1, memory=5, selection=Quadratic((10, 12, 14)),
-        layer=Quadratic((4, 9, 15)), mask=2, tokens=500,
-    )  # fmt: skip
+    work = Workload(height=256, width=256, names=80)
+    tokens = competing_tokens(config, work)
 
     def gmac(plan: tuple[int, ...]) -> float:
-        return plan_gmac(cost, plan) * 1e9
+        return plan_gmac(config, work, plan)
 
-    for of_plan, unit, most in ((gmac, "gmac", 40_000), (TIMES.plan_ms, "ms", 90)):
+    for of_plan, unit, most in ((gmac, "gmac", 1.1 * gmac((100,) * 5)), (TIMES.plan_ms, "ms", 90)):
         before = PruningPolicy.static((1,), 0)
         for step in range(1, 200):
             budget = Budget(max(most * step / 200, of_plan(ladder(100, 4)[0])), unit)  # type: ignore[arg-type]
-            policy = solve(budget, config, of_plan, cost.tokens)
+            policy = solve(budget, config, of_plan, tokens)
             assert policy.depth(4) >= before.depth(4)
             for layer in range(1, 5):
                 assert policy.cap(layer, 100) >= before.cap(layer, 100) or layer > before.depth(4)
@@ -114,12 +114,12 @@ def test_a_budget_on_top_of_a_policy_keeps_both_limits() -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "deformable"])
 def test_costs_equal_the_dispatch_counter(kind: str) -> None:
-    """At numbers of queries that the polynomial was not fitted to, pruned image by image."""
+    """The closed forms, pruned image by image."""
     config = replace(CONFIG, cross_attention=kind, memory_strides=(16, 32))
     network = Mobius(config).eval()
     images = torch.rand(1, 3, 64, 96)
     prompt = TextPrompt(torch.randn(1, 5, 384))
-    cost = model_cost(config, (64, 96), 5)
+    work = Workload(height=64, width=96, names=5)
     for policy, queries in (
         (PruningPolicy(), (12, 12, 12)),
         (PruningPolicy.static((11, 7)), (11, 11, 7)),
@@ -131,8 +131,9 @@ def test_costs_equal_the_dispatch_counter(kind: str) -> None:
             with counter.inside("mask product"):
                 one.output.mask_logits()
         assert one.queries == queries
-        assert cost.encoder + cost.decoder(queries, queries[-1]) == sum(counter.macs.values())
-        assert cost.backbone == counter.macs["backbone"]
+        cost = executed_profile(config, work, queries).macs
+        assert sum(cost.values()) == sum(counter.macs.values())
+        assert cost["backbone"] == counter.macs["backbone"]
 
 
 def test_latency_is_measured_and_read_again() -> None:

@@ -85,7 +85,7 @@ def profile_at(
     selected: int | None = None,
     masks: int | None = None,
 ) -> Profile:
-    """Cost of one image when each layer runs so many queries, in closed form: for receipts.
+    """Cost of one image when each layer runs so many queries, in closed form.
 
     Only the backbone is really counted, once for each configuration and size of a process.
 
@@ -103,7 +103,35 @@ def profile_at(
         InputError: the size is not a multiple of 32, or the plan cannot run.
     """
     work = workload(config, size, names, text_tokens)
-    channels, backbone, parameters = _measured(config, size)
+    return _at(config, work, kept, selected, masks)
+
+
+def executed_profile(
+    config: ModelConfig, work: Workload, queries: Sequence[int], masks: int | None = None
+) -> Profile:
+    """Cost of what was executed for one image, in closed form.
+
+    Args:
+        config: of the model.
+        work: the padded image and the prompt.
+        queries: how many ran each stage, the query selection first.
+        masks: how many masks were computed; None takes one for each query of the last stage.
+
+    Raises:
+        InputError: the size is not a multiple of 32, or the plan cannot run.
+    """
+    left = queries[-1] if masks is None else masks
+    return _at(config, work, queries[1:], queries[0], left)
+
+
+def _at(
+    config: ModelConfig,
+    work: Workload,
+    kept: Sequence[int],
+    selected: int | None,
+    masks: int | None,
+) -> Profile:
+    channels, backbone, parameters = _measured(config, (work.height, work.width))
     closed = closed_form(config, channels, work, kept, selected=selected, masks=masks)
     return Profile(parameters=parameters, macs={BACKBONE: backbone} | closed)
 

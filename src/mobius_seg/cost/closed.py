@@ -48,7 +48,10 @@ def closed_form(
         )
     first = min(most, selected) if selected is not None else (plan[0] if plan else most)
     left = masks if masks is not None else (plan[-1] if plan else first)
-    pairs = [*fixed_terms(config, channels, work, first).items()]
+    fixed = fixed_terms(config, channels, work, first)
+    if not plan:
+        fixed.pop(MEMORY, None)  # nobody reads it
+    pairs = [*fixed.items()]
     for number, queries in enumerate(plan, start=1):
         for term, macs in layer_terms(config, work, queries).items():
             pairs.append((f"{DECODER}.{layer_name(number)}.{term}", macs))
@@ -58,7 +61,12 @@ def closed_form(
 
 def selected_queries(config: ModelConfig, work: Workload) -> int:
     """Queries that the selection can pick: those of the model, or every token if these are less."""
-    return min(config.queries, sum(_tokens(work, s) for s in config.token_strides))
+    return min(config.queries, competing_tokens(config, work))
+
+
+def competing_tokens(config: ModelConfig, work: Workload) -> int:
+    """Tokens that the selection picks from."""
+    return sum(_tokens(work, s) for s in config.token_strides)
 
 
 def fixed_terms(
