@@ -45,12 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read us is gone; the interpreter's own last flush must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return BROKEN_PIPE
     except OSError as error:  # a full disk, a lost drive: whatever was not caught where it happened
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _abandon_output()
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         # torch raises subclasses of RuntimeError, which cannot be named without importing it.
@@ -58,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print_error("out of memory; try a smaller --size, smaller pictures or another --device")
         return USER_ERROR
+
+
+def _abandon_output() -> None:
+    """What cannot be written any more is dropped, so that the interpreter's last flush is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _segment(options: argparse.Namespace) -> int:

@@ -220,9 +220,11 @@ def test_a_full_disk_under_the_output() -> None:
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
         )
     assert done.returncode == 2
     assert done.stderr.startswith("error: No space left on device")
+    assert "Exception ignored" not in done.stderr
     assert "Traceback" not in done.stderr
 
 
