@@ -75,6 +75,7 @@ def _pairs(model: mobius_seg.Predictor, scenes: ValSet) -> list[Image.Image]:
             scores=np.ones(len(rows), np.float32),
             names=[coco.names[a.name] for a in annotations],
             name_ids=np.array([a.name for a in annotations], np.int64),
+            instance_ids=np.arange(len(rows)),
         )
         predicted = model.predict(path, names=list(coco.names))
         large = np.repeat(np.repeat(picture, ENLARGE, 0), ENLARGE, 1)

@@ -35,6 +35,8 @@ class Instances:
         scores: float32 [N] in 0..1.
         names: N names as they were given; "object" where none were.
         name_ids: int64 [N], position of the name in the prompt (first occurrence), 0 without names.
+        instance_ids: int64 [N], 0 to N - 1 unless several names an instance were asked for: results
+            of one number show one instance under different names.
         source: what was predicted on, for :meth:`plot`; a path stays a path.
         receipt: what finding them cost: layers run, queries kept, GMAC executed; None where the
             network was not asked (an empty list of names).
@@ -46,6 +48,7 @@ class Instances:
     scores: NDArray[np.float32]
     names: list[str]
     name_ids: NDArray[np.int64]
+    instance_ids: NDArray[np.int64]
     source: "ImageInput | None" = field(default=None, repr=False)
     receipt: "Receipt | None" = field(default=None, repr=False)
 
@@ -59,6 +62,7 @@ class Instances:
             scores=np.zeros(0, np.float32),
             names=[],
             name_ids=np.zeros(0, np.int64),
+            instance_ids=np.zeros(0, np.int64),
             source=source,
         )
 
@@ -76,6 +80,7 @@ class Instances:
             scores=self.scores[index],
             names=[self.names[i] for i in index],
             name_ids=self.name_ids[index],
+            instance_ids=self.instance_ids[index],
             source=self.source,
             receipt=self.receipt,
         )

@@ -8,10 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
+from mobius_seg.instances import Instances
+from mobius_seg.planner import Shape
+from mobius_seg.postprocess import boxes_to_original, encode_masks, select
 from mobius_seg.preprocess import Frame, make_frame, resize
 from mobius_seg.prompts import Prompt
+from mobius_seg.pruned_decoder import PrunedOutput
 from mobius_seg.pruning import StageMaps
+from mobius_seg.receipt import Receipt
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,14 @@ class Limits:
     Attributes:
         threshold: lowest score.
         max_instances: how many at most.
+        names_each: best names that each comes under.
         maps: calibrated confidence of each stage, which pruning reads too; None for the raw one.
     """
 
     threshold: float
     max_instances: int
     maps: StageMaps | None
+    names_each: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,64 @@ def read_job(source: Any, index: int, prompt: Prompt, size: int, where: str | No
     frame = make_frame(image.shape[0], image.shape[1], size)
     pixels = resize(image, frame)
     return Job(index=index, source=source, prompt=prompt, frame=frame, pixels=pixels)
+
+
+def read_instances(
+    config: ModelConfig, pruned: PrunedOutput, job: Job, limits: Limits, shape: Shape
+) -> Instances:
+    """Instances of one picture, with the receipt of what was executed for it.
+
+    Args:
+        config: of the network.
+        pruned: its output for this picture.
+        job: the picture.
+        limits: what is returned.
+        shape: of the network's input.
+    """
+    output, columns = pruned.output, len(job.prompt.texts)
+    chosen = select(
+        output,
+        0,
+        columns,
+        config.objectness_weight,
+        limits.threshold,
+        limits.max_instances,
+        limits.maps,
+        limits.names_each,
+    )
+    shown_M = chosen.shown()
+    encoded = encode_masks(output, 0, shown_M, job.frame)
+    mask_of = dict(zip(shown_M.tolist(), encoded, strict=True))
+    found = [mask_of[query] for query in chosen.queries_N.tolist()]
+    kept = [i for i, rle in enumerate(found) if rle is not None]
+    rles = [rle for rle in found if rle is not None]
+    boxes_N4 = output.layers[-1].boxes_BQ4[0].cpu()[chosen.queries_N[kept]]
+    column_N = chosen.columns_N[kept].tolist()
+    labels, positions = job.prompt.labels, job.prompt.positions
+    return Instances(
+        image_size=job.frame.original,
+        rles=rles,
+        boxes_xyxy=real_boxes(boxes_to_original(boxes_N4, job.frame), rles),
+        scores=chosen.scores_N[kept].numpy().astype(np.float32),
+        names=[labels[column] for column in column_N],
+        name_ids=np.array([positions[column] for column in column_N], np.int64),
+        instance_ids=_numbered(chosen.queries_N[kept].tolist()),
+        source=job.source,
+        receipt=Receipt(
+            config=config,
+            input_hw=shape[:2],
+            columns=shape[2],
+            tokens=shape[3],
+            queries=pruned.queries,
+            masks=len(shown_M),
+        ),
+    )
+
+
+def _numbered(queries: list[int]) -> NDArray[np.int64]:
+    """Each query's number in the order of first appearance."""
+    number = {query: i for i, query in enumerate(dict.fromkeys(queries))}
+    return np.array([number[query] for query in queries], np.int64)
 
 
 def real_boxes(boxes_xyxy: NDArray[np.float32], rles: list[dict[str, Any]]) -> NDArray[np.float32]:

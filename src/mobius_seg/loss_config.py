@@ -24,6 +24,7 @@ class LossConfig:
         giou: weight of the GIoU loss.
         contrast: weight of the names' competition (``calibration.name_contrast``).
         regions: weight of the region loss (``regions.region_loss``); 0 leaves it out.
+        pull: weight, within the region loss, of the distance to the true name's text vector.
         dense: weight of the auxiliary dense loss; 0 leaves it out.
         dense_tokens: best tokens per object in the dense loss.
         class_loss: form of the class loss.
@@ -44,6 +45,7 @@ class LossConfig:
     giou: float = 2.0
     contrast: float = 3.0
     regions: float = 3.0
+    pull: float = 10.0
     dense: float = 1.0
     dense_tokens: int = 6
     class_loss: ClassLoss = "mal"

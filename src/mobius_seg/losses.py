@@ -102,7 +102,13 @@ class Criterion(nn.Module):
             parts["dense"] = self._dense(output.dense, padded, columns, normaliser)
             total = total + self.config.dense * parts["dense"]
         if output.regions is not None and self.config.regions > 0:
-            named = region_loss(output.regions, padded, prompt, self.config.synonyms)
+            named = region_loss(
+                output.regions,
+                padded,
+                prompt,
+                synonyms=self.config.synonyms,
+                pull=self.config.pull,
+            )
             parts["regions"] = named / normaliser
             total = total + self.config.regions * parts["regions"]
         parts["loss"] = total

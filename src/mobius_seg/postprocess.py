@@ -31,17 +31,21 @@ _CHUNK_VALUES = 16_000_000  # mask logits of one chunk of instances: 64 MB
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The kept queries of one image, best first.
+    """The kept queries of one image under their best names, best score first.
 
     Attributes:
-        queries_N: int64 [N].
-        columns_N: int64 [N], the best column of the prompt (0 without names).
+        queries_N: int64 [N]; a query comes once for each of its names that is kept.
+        columns_N: int64 [N], the column of the prompt (0 without names).
         scores_N: float32 [N], mapped where maps were given.
     """
 
     queries_N: Tensor
     columns_N: Tensor
     scores_N: Tensor
+
+    def shown(self) -> Tensor:
+        """Each kept query once, in the order of its best score: int64 [M]."""
+        return torch.tensor(list(dict.fromkeys(self.queries_N.tolist())), dtype=torch.int64)
 
 
 def select(
@@ -52,10 +56,12 @@ def select(
     threshold: float,
     max_instances: int,
     maps: StageMaps | None = None,
+    names_each: int = 1,
 ) -> Selection:
     """Keep the queries of one image whose best name reaches the threshold.
 
-    A query is one instance, under its best name; equal scores keep the order of the queries.
+    A query is one instance, under its best name unless more are asked for; equal scores keep the
+    order of the queries.
 
     Args:
         output: of the network.
@@ -63,27 +69,44 @@ def select(
         columns: K, how many columns of the prompt are this image's; 0 for class-agnostic.
         objectness_weight: alpha of :func:`mobius_seg.calibration.name_scores`.
         threshold: lowest score kept, after the maps.
-        max_instances: how many are kept at most.
+        max_instances: how many queries are kept at most.
         maps: give scores their calibrated values; the order stays that of the scores themselves.
+        names_each: best names that a kept query comes under, as far as they reach the threshold.
     """
     layer = output.layers[-1]
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
     if columns:
         logits_1QK = layer.logits_BQK[index : index + 1, :, :columns].float()
         scores_QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)[0]
-        best_Q, column_Q = scores_QK.max(dim=-1)
+        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, columns))
     else:
-        best_Q = object_logits_1Q[0].sigmoid()
-        column_Q = torch.zeros_like(best_Q, dtype=torch.int64)
+        best_Qn = object_logits_1Q[0].sigmoid()[:, None]
+        column_Qn = torch.zeros_like(best_Qn, dtype=torch.int64)
     quality_BQ = layer.quality_logits_BQ
     if quality_BQ is not None:
-        best_Q = with_quality(best_Q[None], quality_BQ[index : index + 1].float())[0]
-    best_Q, column_Q = best_Q.cpu(), column_Q.cpu()
-    order_Q = torch.sort(best_Q, descending=True, stable=True).indices
-    if maps is not None:
-        best_Q = maps.apply(len(output.layers) - 1, best_Q)
-    kept_N = order_Q[best_Q[order_Q] >= threshold][:max_instances]
-    return Selection(queries_N=kept_N, columns_N=column_Q[kept_N], scores_N=best_Q[kept_N])
+        best_Qn = with_quality(best_Qn[None], quality_BQ[index : index + 1].float())[0]
+    best_Qn, column_Qn = best_Qn.cpu(), column_Qn.cpu()
+    mapped_Qn = best_Qn if maps is None else maps.apply(len(output.layers) - 1, best_Qn)
+    order_Q = torch.sort(best_Qn[:, 0], descending=True, stable=True).indices
+    kept_M = order_Q[mapped_Qn[order_Q, 0] >= threshold][:max_instances]
+    each = best_Qn.shape[1]
+    order_N = torch.sort(best_Qn[kept_M].flatten(), descending=True, stable=True).indices
+    order_N = order_N[mapped_Qn[kept_M].flatten()[order_N] >= threshold]
+    queries_N, name_N = kept_M[order_N // each], order_N % each
+    return Selection(
+        queries_N=queries_N,
+        columns_N=column_Qn[queries_N, name_N],
+        scores_N=mapped_Qn[queries_N, name_N],
+    )
+
+
+def _best_names(scores_QK: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best scores of each query, falling, and their columns: [Q, count] each."""
+    if count == 1:  # of equal scores the first column, which topk does not promise
+        best_Q1, column_Q1 = scores_QK.max(dim=-1, keepdim=True)
+        return best_Q1, column_Q1
+    found = scores_QK.topk(count, dim=-1)
+    return found.values, found.indices
 
 
 def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:

@@ -9,7 +9,12 @@ SIZE_LIMITS = (32, 8192)
 
 
 def check_arguments(
-    size: object, threshold: object, max_instances: object, batch: object, calibrated: object = True
+    size: object,
+    threshold: object,
+    max_instances: object,
+    batch: object,
+    calibrated: object = True,
+    names_per_instance: object = 1,
 ) -> None:
     """Check the numbers that ``predict`` takes.
 
@@ -25,7 +30,12 @@ def check_arguments(
         raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
     if not 0.0 <= float(threshold) <= 1.0:
         raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    for field, value in (("max_instances", max_instances), ("batch_size", batch)):
+    counts = {
+        "max_instances": max_instances,
+        "batch_size": batch,
+        "names_per_instance": names_per_instance,
+    }
+    for field, value in counts.items():
         if not _is_whole(value) or value < 1:  # type: ignore[operator]
             raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,17 +17,15 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.imageio import ImageInput
 from mobius_seg.instances import Instances
-from mobius_seg.jobs import Job, Limits, read_job, real_boxes
+from mobius_seg.jobs import Job, Limits, read_instances, read_job
 from mobius_seg.model import Mobius
 from mobius_seg.operating_points import OperatingPoints
-from mobius_seg.planner import Planner, Request, Shape, prompt_shape
-from mobius_seg.postprocess import boxes_to_original, encode_masks, select
+from mobius_seg.planner import Planner, Request, prompt_shape
 from mobius_seg.predict_arguments import check_arguments, choose_device
 from mobius_seg.preprocess import pad_and_stack
 from mobius_seg.prompts import Prompt, build_batch, read_prompts
 from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
 from mobius_seg.pruning import PruningPolicy, StageMaps
-from mobius_seg.receipt import Receipt
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
 
@@ -137,6 +134,7 @@ class Predictor:
         size: int | None = None,
         threshold: float = 0.3,
         max_instances: int = 100,
+        names_per_instance: int = 1,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -153,6 +151,7 @@ class Predictor:
         size: int | None = None,
         threshold: float = 0.3,
         max_instances: int = 100,
+        names_per_instance: int = 1,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -168,6 +167,7 @@ class Predictor:
         size: int | None = None,
         threshold: float = 0.3,
         max_instances: int = 100,
+        names_per_instance: int = 1,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -187,6 +187,8 @@ class Predictor:
             size: longest side in pixels that pictures are resized to; None for the model's own.
             threshold: lowest score that is returned, 0 to 1; a calibrated score where scores are.
             max_instances: how many are returned at most, the best ones.
+            names_per_instance: best names that each is returned under, one result a name, all of
+                one ``instance_ids``: benchmarks rank pairs of an instance and a name.
             batch_size: how many pictures run at once.
             calibrated: map scores to the quality to expect, where the model has been calibrated;
                 False gives the network's own scores. Pruning reads the same scores.
@@ -206,8 +208,9 @@ class Predictor:
         sources: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
-        check_arguments(size, threshold, max_instances, batch_size, calibrated)
-        limits = Limits(float(threshold), max_instances, self._maps(calibrated, prompts))
+        check_arguments(size, threshold, max_instances, batch_size, calibrated, names_per_instance)
+        maps = self._maps(calibrated, prompts)
+        limits = Limits(float(threshold), max_instances, maps, names_per_instance)
         request = self.planner.request(budget, operating_point)
         jobs = (
             read_job(source, index, prompt, size, f"image {index}" if many else None)
@@ -280,8 +283,7 @@ class Predictor:
             raise InputError("stream takes one picture; call it for each")
         prompts = read_prompts(names, expression, 1, many=False)
         size = self.config.input_size if size is None else size
-        check_arguments(size, threshold, max_instances, 1, calibrated)
-        limits = Limits(float(threshold), max_instances, self._maps(calibrated, prompts))
+        limits = self._limits(prompts, size, threshold, (max_instances, 1, 1), calibrated)
         request = self.planner.request(budget, operating_point)
         job = read_job(image, 0, prompts[0], size, None)
         return self._stream(job, limits, request)
@@ -314,6 +316,19 @@ class Predictor:
         """
         return fitted(self.calibration, self.config.name).table(mode).expected_precision(score)
 
+    def _limits(
+        self,
+        prompts: Sequence[Prompt],
+        size: int,
+        threshold: float,
+        counts: tuple[int, int, int],
+        calibrated: bool,
+    ) -> Limits:
+        """The numbers of a call, checked; counts are of instances, of a batch, of names each."""
+        most, batch_size, names_each = counts
+        check_arguments(size, threshold, most, batch_size, calibrated, names_each)
+        return Limits(float(threshold), most, self._maps(calibrated, prompts), names_each)
+
     def _maps(self, calibrated: bool, prompts: Sequence[Prompt]) -> StageMaps | None:
         """Maps of the scores of a call; prompts without names have maps of their own."""
         mode = NAMES if any(prompt.texts for prompt in prompts) else EVERYTHING
@@ -334,7 +349,7 @@ class Predictor:
             layers.append(found.layer)
             output = PrunedOutput(image_output(encoded, 0, layers), found.index_Q, found.queries)
             shape = prompt_shape(images_B3HW, prompt)
-            yield self._read(output, job, limits, shape)
+            yield read_instances(self.config, output, job, limits, shape)
 
     @torch.inference_mode()
     def _run(
@@ -353,7 +368,7 @@ class Predictor:
         )
         shape = prompt_shape(images_B3HW, prompt)
         for output, job in zip(outputs, jobs, strict=True):
-            results[job.index] = self._read(output, job, limits, shape)
+            results[job.index] = read_instances(self.config, output, job, limits, shape)
 
     def _inputs(self, jobs: list[Job]) -> tuple[Tensor, TextPrompt]:
         """What the network takes, on its device."""
@@ -361,39 +376,3 @@ class Predictor:
         asked, subwords = [job.prompt for job in jobs], self.config.fuse_subwords
         prompt = build_batch(asked, self.text_encoder, subwords).to(self.device)
         return images_B3HW, prompt
-
-    def _read(
-        self,
-        pruned: PrunedOutput,
-        job: Job,
-        limits: Limits,
-        shape: Shape,
-    ) -> Instances:
-        """Instances of one picture, with the receipt of what was executed for it."""
-        output, row = pruned.output, 0
-        alpha, columns = self.config.objectness_weight, len(job.prompt.texts)
-        threshold, most = limits.threshold, limits.max_instances
-        chosen = select(output, row, columns, alpha, threshold, most, limits.maps)
-        found = encode_masks(output, row, chosen.queries_N, job.frame)
-        kept = [i for i, rle in enumerate(found) if rle is not None]
-        rles = [rle for rle in found if rle is not None]
-        boxes_N4 = output.layers[-1].boxes_BQ4[row].cpu()[chosen.queries_N[kept]]
-        column_N = chosen.columns_N[kept].tolist()
-        labels, positions = job.prompt.labels, job.prompt.positions
-        return Instances(
-            image_size=job.frame.original,
-            rles=rles,
-            boxes_xyxy=real_boxes(boxes_to_original(boxes_N4, job.frame), rles),
-            scores=chosen.scores_N[kept].numpy().astype(np.float32),
-            names=[labels[column] for column in column_N],
-            name_ids=np.array([positions[column] for column in column_N], np.int64),
-            source=job.source,
-            receipt=Receipt(
-                config=self.config,
-                input_hw=shape[:2],
-                columns=shape[2],
-                tokens=shape[3],
-                queries=pruned.queries,
-                masks=len(chosen.queries_N),
-            ),
-        )

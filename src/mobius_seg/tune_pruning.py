@@ -276,11 +276,19 @@ class _Runs:
                 size=self._size,
                 threshold=0.0,
                 max_instances=MAX_DETECTIONS,
+                names_per_instance=MAX_DETECTIONS,
                 batch_size=_BATCH,
                 operating_point=policy,
             )
             for row, found in zip(rows, answers, strict=True):
-                scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names)
+                scorer.add(
+                    row,
+                    found.rles,
+                    found.boxes_xyxy,
+                    found.scores,
+                    found.names,
+                    found.instance_ids,
+                )
                 assert found.receipt is not None
                 counts = {
                     "layers": float(found.receipt.layers),

@@ -23,6 +23,7 @@ PREDICT = {
     "size": None,
     "threshold": 0.3,
     "max_instances": 100,
+    "names_per_instance": 1,
     "calibrated": True,
 }
 

@@ -114,6 +114,7 @@ class Oracle:
             scores=np.linspace(0.1, 0.9, len(mine), dtype=np.float32),
             names=[NAMES[a["category_id"] // 7] if named else "object" for a in mine],
             name_ids=np.zeros(len(mine), np.int64),
+            instance_ids=np.arange(len(mine)),
         )
 
 
@@ -139,6 +140,7 @@ def test_names(data_set: Path, batch: int) -> None:
     assert sum(c["count"] for c in oracle.calls[1:]) == 5
     assert oracle.calls[0]["names"] == list(NAMES)
     assert (oracle.calls[0]["threshold"], oracle.calls[0]["max_instances"]) == (0.0, 100)
+    assert oracle.calls[0]["names_per_instance"] == 100  # every pair that can be among the best 100
 
 
 def test_wrong_names_cost_named_figures_alone(data_set: Path) -> None:

@@ -168,6 +168,22 @@ def test_input_size(predictor: Predictor, photo: Picture) -> None:
         assert found.image_size == (48, 80)
 
 
+def test_names_per_instance(predictor: Predictor, photo: Picture) -> None:
+    names = ["cup", "spoon", "dog"]
+    one = predictor.predict(photo, names=names, threshold=0.0)
+    three = predictor.predict(photo, names=names, threshold=0.0, names_per_instance=3)
+    assert one.instance_ids.tolist() == list(range(len(one)))
+    assert len(three) == 3 * len(one)
+    assert (np.diff(three.scores) <= 0).all()
+    best = [int(np.flatnonzero(three.instance_ids == i)[0]) for i in one.instance_ids]
+    assert three[best].names == one.names
+    assert three[best].rles == one.rles
+    for i in one.instance_ids:
+        same = three[three.instance_ids == i]
+        assert sorted(same.names) == sorted(names)
+        assert all(rle == one.rles[i] for rle in same.rles)
+
+
 def test_threshold_and_limit(predictor: Predictor, photo: Picture) -> None:
     every = predictor.predict(photo, names=["cup"], threshold=0.0)
     middle = float(every.scores[3])
@@ -233,6 +249,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "size float": ({"size": 64.0}, "size is 64.0; allowed"),
     "size huge": ({"size": 10**9}, "size is 1000000000; allowed"),
     "no instances": ({"max_instances": 0}, "max_instances is 0; allowed"),
+    "no names each": ({"names_per_instance": 0}, "names_per_instance is 0; allowed"),
     "no batch": ({"batch_size": 0}, "batch_size is 0; allowed"),
 }
 

@@ -170,6 +170,19 @@ def test_size_of_a_prediction_is_that_of_its_mask(tmp_path: Path) -> None:
     assert figures["box_ap_small"] == pytest.approx(1.0)
 
 
+def test_an_instance_may_stand_under_several_names(tmp_path: Path) -> None:
+    """Wrong first, right second: named it counts as such, with names ignored it is found once."""
+    coco = truth(tmp_path, [(0, A, "cup"), (1, B, "spoon")])
+    scorer = ApScorer(coco, range(2))
+    for image, box, names in ((0, A, ["spoon", "cup"]), (1, B, ["cup", "spoon"])):
+        x, y, w, h = box
+        boxes = np.array([[x, y, x + w, y + h]] * 2, np.float32)
+        scores = np.array([0.9, 0.8], np.float32)
+        scorer.add(image, [rle(box)] * 2, boxes, scores, names, np.zeros(2, np.int64))
+    assert scorer.named()["mask_ap"] == pytest.approx(0.5)  # each after a miss of better score
+    assert scorer.agnostic()["agnostic_mask_ap"] == pytest.approx(1.0)
+
+
 def test_pictures_left_out_do_not_count(tmp_path: Path) -> None:
     coco = truth(tmp_path, [(0, A, "cup"), (1, B, "cup")])
     scorer = ApScorer(coco, [0])

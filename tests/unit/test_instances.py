@@ -32,6 +32,7 @@ def _instances(height: int = 40, width: int = 60, names: list[str] = NAMES) -> I
         scores=np.linspace(0.9, 0.4, len(names)).astype(np.float32),
         names=list(names),
         name_ids=np.arange(len(names)),
+        instance_ids=np.arange(len(names)),
     )
 
 

@@ -110,6 +110,20 @@ def test_select_takes_the_best_name_once() -> None:
     assert torch.allclose(chosen.scores_N, torch.sigmoid(torch.tensor([3.0, 2.0])))
 
 
+def test_select_takes_several_names() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 1.5, -9.0], [-9.0, -9.0, -9.0]])
+    output = _output(logits, torch.full((3,), 9.0))
+    chosen = select(output, 0, 3, 0.0, 0.3, 100, names_each=2)
+    assert chosen.queries_N.tolist() == [1, 0, 1, 0]
+    assert chosen.columns_N.tolist() == [0, 1, 1, 2]
+    assert torch.allclose(chosen.scores_N, torch.sigmoid(torch.tensor([3.0, 2.0, 1.5, 1.0])))
+    assert chosen.shown().tolist() == [1, 0]
+    # the limit counts instances, each with its names
+    one = select(output, 0, 3, 0.0, 0.3, 1, names_each=9)
+    assert one.queries_N.tolist() == [1, 1]
+    assert select(output, 0, 0, 0.0, 0.3, 2, names_each=9).columns_N.tolist() == [0, 0]
+
+
 def test_select_limits() -> None:
     output = _output(torch.zeros(3, 1), torch.zeros(3))
     assert select(output, 0, 1, 0.5, 0.0, 2).queries_N.tolist() == [0, 1]

@@ -57,6 +57,22 @@ def test_the_right_name_under_the_mask_costs_little() -> None:
     assert wrong > 19.9
 
 
+def test_the_pull_is_the_distance_to_the_true_name() -> None:
+    """The upper square shows name 2 as it should, the lower one name 1 in place of name 3."""
+    apart = region_loss(regions(halves(2, 1)), scene([2, 3]), prompt())
+    pulled = region_loss(regions(halves(2, 1)), scene([2, 3]), prompt(), pull=4.0)
+    torch.testing.assert_close(pulled - apart, torch.tensor(4.0))  # cosines 1 and 0
+
+
+def test_the_pull_moves_the_picture_and_not_the_text() -> None:
+    names, text = halves(1, 1).requires_grad_(), torch.eye(WIDTH)[:4].requires_grad_()
+    shown = RegionOutput(names[None], text, torch.tensor(0.0))  # scale 0: only the pull is left
+    region_loss(shown, scene([2, 3]), prompt(), pull=1.0).backward()
+    assert names.grad is not None
+    assert float(names.grad.abs().sum()) > 0
+    assert text.grad is None or not text.grad.any()
+
+
 def test_only_cells_under_the_mask_learn() -> None:
     names = halves(0, 0).requires_grad_()
     region_loss(regions(names), scene([2, 1]), prompt()).backward()

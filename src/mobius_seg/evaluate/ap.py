@@ -22,7 +22,7 @@ Kind = Literal["segm", "bbox"]
 Metrics = dict[str, float | None]
 
 MAX_DETECTIONS = 100
-"""Instances of an image that count: COCO's limit, here over all names together."""
+"""Results of an image that count: COCO's limit, here over all names together."""
 
 
 class ApScorer:
@@ -39,7 +39,8 @@ class ApScorer:
         self._coco = coco
         self._images = list(images)
         self._rows = {name: row for row, name in enumerate(coco.names)}
-        self._detections: list[dict[str, Any]] = []
+        self._named: list[dict[str, Any]] = []
+        self._agnostic: list[dict[str, Any]] = []
         truth = [i for image in self._images for i in coco.by_image[image]]
         self.has_masks = all(
             coco.annotations[i].segmentation is not None or coco.annotations[i].crowd for i in truth
@@ -53,8 +54,12 @@ class ApScorer:
         boxes_xyxy: NDArray[np.float32],
         scores: NDArray[np.float32],
         names: Sequence[str] | None,
+        instances: NDArray[np.int64] | None = None,
     ) -> None:
-        """Add the instances found on one image; beyond 100 only those of highest score count.
+        """Add what was found on one image.
+
+        Named, the 100 results of highest score count, also where they show one instance under
+        several names; with names ignored, the best result of each of the 100 best instances.
 
         Args:
             image: index of the image.
@@ -62,23 +67,31 @@ class ApScorer:
             boxes_xyxy: [N, 4] in pixels.
             scores: [N].
             names: N names of the data set, or None where the prompt held no names.
+            instances: [N], results of one number show the same instance; None = all differ.
         """
         assert np.isfinite(scores).all()
         assert np.isfinite(boxes_xyxy).all()
-        order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
-        areas = coco_mask.area([rles[i] for i in order]) if len(order) else []
-        for i, area in zip(order, areas, strict=True):
-            x0, y0, x1, y1 = (float(v) for v in boxes_xyxy[i])
-            self._detections.append(
-                {
-                    "image_id": image + 1,
-                    "category_id": 1 if names is None else self._rows[names[i]] + 1,
-                    "score": float(scores[i]),
-                    "segmentation": rles[i],
-                    "mask_area": float(area),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                }
-            )
+        order = np.argsort(-scores, kind="stable")
+        if instances is None:
+            first = order
+        else:
+            seen = instances[order]
+            first = order[np.sort(np.unique(seen, return_index=True)[1])]
+        for kept, side in ((order, self._named), (first, self._agnostic)):
+            kept = kept[:MAX_DETECTIONS]
+            areas = coco_mask.area([rles[i] for i in kept]) if len(kept) else []
+            for i, area in zip(kept, areas, strict=True):
+                x0, y0, x1, y1 = (float(v) for v in boxes_xyxy[i])
+                side.append(
+                    {
+                        "image_id": image + 1,
+                        "category_id": 1 if names is None else self._rows[names[i]] + 1,
+                        "score": float(scores[i]),
+                        "segmentation": rles[i],
+                        "mask_area": float(area),
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    }
+                )
 
     def named(self) -> Metrics:
         """Mask and box AP over the names that the images hold, with the names judged.
@@ -135,7 +148,8 @@ class ApScorer:
             return dict.fromkeys(_FIGURES)
         truth = [entry for entry in truth if entry["category_id"] in wanted]
         detections = []
-        for number, entry in enumerate(self._detections, start=1):
+        found = self._named if by_name else self._agnostic
+        for number, entry in enumerate(found, start=1):
             category = entry["category_id"] if by_name else 1
             if category in wanted:  # a name without an instance has no AP and costs time
                 detections.append(_detection(entry, number, category, kind))

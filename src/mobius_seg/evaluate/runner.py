@@ -4,9 +4,11 @@ Three ways to ask (modes), three sets of figures, all fractions of 1 and None wh
 (nothing to find, or no masks in the file):
 
 * ``names``: every name of the annotation file is the vocabulary. ``mask_`` and ``box_`` with
-  ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar100``; and from the
-  same predictions, names ignored, ``agnostic_mask_`` and ``agnostic_box_`` with the same, the
-  recall of masks as ``agnostic_ar100``.
+  ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large`` and ``ar100``, over the 100
+  pairs of an instance and a name that score highest in each picture, as DETR's line is scored (an
+  instance may stand under several names); and from the same run, each instance once and names
+  ignored, ``agnostic_mask_`` and ``agnostic_box_`` with the same, the recall of masks as
+  ``agnostic_ar100``.
 * ``everything``: no names are given; the agnostic figures.
 * ``expressions``: each expression of the file beside the annotations, answered by its best
   instance. ``p_at_50``, ``ciou``, and the number of ``expressions``.
@@ -67,8 +69,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on a COCO instance data set.
 
-    Predictions are made at threshold 0 with at most 100 instances a picture. Everything is checked
-    before the first prediction: the files, and that every picture is there.
+    Predictions are made at threshold 0 with at most 100 instances, or pairs, a picture. Everything
+    is checked before the first prediction: the files, and that every picture is there.
 
     Args:
         predictor: what :func:`mobius_seg.load` returns.
@@ -172,6 +174,7 @@ class _Run:
                     instances.boxes_xyxy,
                     instances.scores,
                     instances.names if named else None,
+                    instances.instance_ids,
                 )
         return (scorer.named() if named else {}) | scorer.agnostic()
 
@@ -219,6 +222,7 @@ class _Run:
                 size=self._size,
                 threshold=0.0,
                 max_instances=MAX_DETECTIONS,
+                names_per_instance=MAX_DETECTIONS if names is not None else 1,
                 batch_size=self._batch,
             )
 
