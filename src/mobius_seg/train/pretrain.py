@@ -31,6 +31,7 @@ from mobius_seg.data.pack import Pack
 from mobius_seg.data.scenes import SceneComposer
 from mobius_seg.errors import InputError
 from mobius_seg.files import atomic_path, write_text
+from mobius_seg.loss_config import LossConfig
 from mobius_seg.model import Mobius
 from mobius_seg.naming import NAME_STRIDE
 from mobius_seg.presets import get_preset
@@ -320,8 +321,8 @@ class _Runner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _logits(self, batch: Crowd) -> Tensor:
-        """Cosine of each object to each name, scaled: [T, K]."""
+    def _cosines(self, batch: Crowd) -> Tensor:
+        """Cosine of each object to each name: [T, K]."""
         network = self.network
         mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
         images = (batch.images_B3SS.to(self.device).float() / 255 - mean) / std
@@ -329,27 +330,27 @@ class _Runner:
         names_BNC = self.name_map(maps[2], maps[3]).flatten(2).transpose(1, 2)
         of_T = batch.picture_T.to(self.device)
         sum_TC = torch.einsum("tn,tnc->tc", batch.cover_TN.to(self.device), names_BNC[of_T])
-        logits_TK: Tensor = (
-            self.log_scale.exp() * F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T
-        )
-        return logits_TK
+        cosine_TK: Tensor = F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T
+        return cosine_TK
 
     def _train(self, batch: Crowd) -> tuple[float, float]:
         """One step; its loss and top-1 accuracy."""
-        logits_TK = self._logits(batch)
+        cosine_TK = self._cosines(batch)
         rows_T = batch.rows_T.to(self.device)
-        loss = F.cross_entropy(logits_TK, rows_T, label_smoothing=0.05)
+        loss = F.cross_entropy(self.log_scale.exp() * cosine_TK, rows_T, label_smoothing=0.05)
+        distance_T = 1 - cosine_TK.gather(1, rows_T[:, None])
+        loss = loss + LossConfig().pull * distance_T.mean()  # as regions.region_loss
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.backbone.parameters(), 2.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach()), float((logits_TK.argmax(1) == rows_T).float().mean())
+        return float(loss.detach()), float((cosine_TK.argmax(1) == rows_T).float().mean())
 
     @torch.no_grad()
     def accuracy(self, batches: Sequence[Crowd]) -> float:
         """Top-1 accuracy over the objects of some batches."""
         self.network.eval()
-        right = [self._logits(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
+        right = [self._cosines(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
         return round(float(torch.cat(right).float().mean()), 4)
 
     def _report(self, loss: float, accuracy: float) -> None:
