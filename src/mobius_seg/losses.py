@@ -82,7 +82,7 @@ class Criterion(nn.Module):
             columns = torch.ones_like(padded.known_BK)
         else:
             columns = prompt.pooled_mask_BK.to(features.device).expand_as(padded.known_BK)
-        normaliser = padded.valid_BM.sum().clamp(min=1).float()
+        normaliser = mean_count(padded.valid_BM.sum().float()).clamp(min=1)
         total = features.new_zeros(())
         parts: dict[str, Tensor] = {}
         layers = [_as_float(layer) for layer in output.layers]
@@ -339,6 +339,19 @@ _PARTS = {
     "giou": "giou",
     "uncertainty": "uncertainty",
 }
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """Mean of a count over the processes of a distributed training; the count itself without one.
+
+    Gradients are averaged over processes, so sums divided by this mean give every object the same
+    weight, however unevenly the objects fall on the processes (DETR, Carion et al. 2020).
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count
+    total = count.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 def _as_float(layer: LayerOutput) -> LayerOutput:

@@ -121,6 +121,19 @@ def test_training_step_in_bfloat16(
 
 
 @torch.no_grad()
+def test_logits_stay_exact_in_bfloat16(network: Mobius) -> None:
+    """Two names that differ by less than a step of bfloat16 keep their order."""
+    classifier, generator = network.decoder.heads.classifier, torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 3, 32, generator=generator)
+    text = torch.nn.functional.normalize(torch.randn(1, 2, 32, generator=generator), dim=-1)
+    text[:, 1] = torch.nn.functional.normalize(text[:, 0] + 1e-4 * text[:, 1], dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, objects = classifier(tokens, None, text, torch.ones(32))
+    assert logits.dtype == objects.dtype == torch.float32
+    assert bool((logits[..., 0] != logits[..., 1]).all())
+
+
+@torch.no_grad()
 def test_channels_last_gives_the_same(network: Mobius) -> None:
     plain = network(IMAGES, TextPrompt(vectors(1, 2))).layers[-1]
     copy = Mobius(network.config).eval()
