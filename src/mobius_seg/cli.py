@@ -88,6 +88,7 @@ def _segment(options: argparse.Namespace) -> int:
         "size": options.size,
         "threshold": options.threshold,
         "max_instances": options.max_instances,
+        "nms_iou": options.nms_iou,
         "budget": options.budget,
         "operating_point": options.operating_point,
     }

@@ -136,6 +136,7 @@ def _add_segment(commands: _Commands) -> None:
     _add_model_options(parser)
     _option(parser, "--threshold", fraction, 0.3, "lowest score that counts, 0 to 1")
     _option(parser, "--max-instances", count, 100, "at most so many in a picture")
+    _option(parser, "--nms-iou", fraction, None, "mask overlap of duplicates (1 keeps them all)")
     _option(parser, "--budget", str, None, "limit for a picture, such as 2.5gmac, 3layers, 80ms")
     _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
     _option(parser, "--out", Path, Path("segmented"), "folder for the results")

@@ -81,6 +81,7 @@ class ModelConfig:
         text_dim: dimension D of the text vectors.
         text_encoder: identity of the text encoder that the weights were trained with.
         objectness_weight: share alpha of the object column in a name's score (see calibration.py).
+        nms_iou: mask IoU from which the weaker of two instances is a duplicate; 1 keeps them all.
         uncertainty_head: predict the quality of each query too (see calibration.py).
         gate_init: initial value of the gated residuals of the scatter step.
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
@@ -124,6 +125,7 @@ class ModelConfig:
     text_dim: int = 384
     text_encoder: str = "all-MiniLM-L6-v2"
     objectness_weight: float = 0.5
+    nms_iou: float = 0.8
     uncertainty_head: bool = False
     gate_init: float = 0.1
     prior_logit: float = -4.6
@@ -155,7 +157,8 @@ class ModelConfig:
             _require(getattr(self, field) in choices, self, field, ", ".join(choices))
         for field, low, high in _RANGES:
             _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
-        _require(0.0 <= self.objectness_weight <= 1.0, self, "objectness_weight", "0 to 1")
+        for field in ("objectness_weight", "nms_iou"):
+            _require(0.0 <= getattr(self, field) <= 1.0, self, field, "0 to 1")
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)
             ok = len(strides) > 0 and all(s in (8, 16, 32, 64) for s in strides)

@@ -12,7 +12,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
 from mobius_seg.instances import Instances
 from mobius_seg.planner import Shape
-from mobius_seg.postprocess import boxes_to_original, encode_masks, select
+from mobius_seg.postprocess import boxes_to_original, encode_masks, select, without_duplicates
 from mobius_seg.preprocess import Frame, make_frame, resize
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput
@@ -28,6 +28,7 @@ class Limits:
         threshold: lowest score.
         max_instances: how many at most.
         names_each: best names that each comes under.
+        nms_iou: mask IoU of duplicates; None for the model's own.
         maps: calibrated confidence of each stage, which pruning reads too; None for the raw one.
     """
 
@@ -35,6 +36,7 @@ class Limits:
     max_instances: int
     maps: StageMaps | None
     names_each: int = 1
+    nms_iou: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,12 @@ def read_instances(
     )
     shown_M = chosen.shown()
     encoded = encode_masks(output, 0, shown_M, job.frame)
-    mask_of = dict(zip(shown_M.tolist(), encoded, strict=True))
+    nms_iou = config.nms_iou if limits.nms_iou is None else limits.nms_iou
+    stays = without_duplicates(encoded, nms_iou)
+    mask_of = {
+        query: rle if stay else None
+        for query, rle, stay in zip(shown_M.tolist(), encoded, stays, strict=True)
+    }
     found = [mask_of[query] for query in chosen.queries_N.tolist()]
     kept = [i for i, rle in enumerate(found) if rle is not None]
     rles = [rle for rle in found if rle is not None]

@@ -109,6 +109,31 @@ def _best_names(scores_QK: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
+def without_duplicates(rles: list[dict[str, Any] | None], nms_iou: float) -> list[bool]:
+    """Which masks stay: a mask goes if a better one overlaps it by ``nms_iou`` or more.
+
+    One query an object is what the matching teaches, but a short training leaves some objects with
+    two (non-maximum suppression on masks, names ignored; docs/experiments.md has what it gives).
+
+    Args:
+        rles: masks, best first; None (empty) never stays.
+        nms_iou: IoU in 0..1; at 1 every mask that is not empty stays.
+
+    Returns:
+        A flag for each mask.
+    """
+    real = [i for i, rle in enumerate(rles) if rle is not None]
+    stays = [rle is not None for rle in rles]
+    if nms_iou >= 1 or len(real) < 2:
+        return stays
+    masks = [rles[i] for i in real]
+    over_RR = np.asarray(coco_mask.iou(masks, masks, [0] * len(masks))) >= nms_iou
+    for i in range(1, len(real)):
+        better = [j for j in range(i) if stays[real[j]]]
+        stays[real[i]] = not over_RR[i, better].any()
+    return stays
+
+
 def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:
     """Boxes cxcywh in 0..1 of the padded input to xyxy pixels [N, 4] of the original picture."""
     cx, cy, width, height = boxes_N4.float().cpu().unbind(-1)

@@ -15,6 +15,7 @@ def check_arguments(
     batch: object,
     calibrated: object = True,
     names_per_instance: object = 1,
+    nms_iou: object = None,
 ) -> None:
     """Check the numbers that ``predict`` takes.
 
@@ -26,10 +27,13 @@ def check_arguments(
         raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
     if not isinstance(calibrated, bool):
         raise InputError(f"calibrated is {calibrated!r}; allowed: True or False")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float | np.number):
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
-    if not 0.0 <= float(threshold) <= 1.0:
-        raise InputError(f"threshold is {threshold!r}; allowed: 0 to 1")
+    for field, value in (("threshold", threshold), ("nms_iou", nms_iou)):
+        if value is None and field == "nms_iou":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise InputError(f"{field} is {value!r}; allowed: 0 to 1")
+        if not 0.0 <= float(value) <= 1.0:
+            raise InputError(f"{field} is {value!r}; allowed: 0 to 1")
     counts = {
         "max_instances": max_instances,
         "batch_size": batch,

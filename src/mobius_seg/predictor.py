@@ -135,6 +135,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         names_per_instance: int = 1,
+        nms_iou: float | None = None,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -152,6 +153,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         names_per_instance: int = 1,
+        nms_iou: float | None = None,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -168,6 +170,7 @@ class Predictor:
         threshold: float = 0.3,
         max_instances: int = 100,
         names_per_instance: int = 1,
+        nms_iou: float | None = None,
         batch_size: int = 8,
         calibrated: bool = True,
         budget: str | None = None,
@@ -178,8 +181,7 @@ class Predictor:
         Without names and expression every object is asked for, under the name "object".
 
         Args:
-            images: one picture (path, PIL, array, tensor, bytes; see
-                :func:`mobius_seg.imageio.load_image`), or a list of them, of any sizes.
+            images: a picture (see :func:`mobius_seg.imageio.load_image`), or a list, of any sizes.
             names: what to look for. No names: no instances. A name given twice counts once. With a
                 list of pictures also one list of names for each.
             expression: a phrase that points something out, such as "the cup on the left". With a
@@ -187,8 +189,9 @@ class Predictor:
             size: longest side in pixels that pictures are resized to; None for the model's own.
             threshold: lowest score that is returned, 0 to 1; a calibrated score where scores are.
             max_instances: how many are returned at most, the best ones.
-            names_per_instance: best names that each is returned under, one result a name, all of
-                one ``instance_ids``: benchmarks rank pairs of an instance and a name.
+            names_per_instance: best names that each comes under, one result a name, see
+                ``Instances.instance_ids``; benchmarks rank pairs of an instance and a name.
+            nms_iou: mask IoU of duplicates, the weaker goes; None for the model's own, 1 for none.
             batch_size: how many pictures run at once.
             calibrated: map scores to the quality to expect, where the model has been calibrated;
                 False gives the network's own scores. Pruning reads the same scores.
@@ -208,13 +211,12 @@ class Predictor:
         sources: list[Any] = list(images) if many else [images]  # type: ignore[arg-type]
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
-        check_arguments(size, threshold, max_instances, batch_size, calibrated, names_per_instance)
-        maps = self._maps(calibrated, prompts)
-        limits = Limits(float(threshold), max_instances, maps, names_per_instance)
+        counts = (max_instances, batch_size, names_per_instance)
+        limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
         request = self.planner.request(budget, operating_point)
+        pairs = enumerate(zip(sources, prompts, strict=True))
         jobs = (
-            read_job(source, index, prompt, size, f"image {index}" if many else None)
-            for index, (source, prompt) in enumerate(zip(sources, prompts, strict=True))
+            read_job(s, i, prompt, size, f"image {i}" if many else None) for i, (s, prompt) in pairs
         )
         done = self._run_all(jobs, len(sources), limits, batch_size, request)
         return done if many else done[0]
@@ -255,6 +257,7 @@ class Predictor:
         size: int | None = None,
         threshold: float = 0.3,
         max_instances: int = 100,
+        nms_iou: float | None = None,
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | PruningPolicy | None = None,
@@ -272,6 +275,7 @@ class Predictor:
             size: longest side in pixels.
             threshold: lowest score that is returned.
             max_instances: how many are returned at most.
+            nms_iou: as in :meth:`predict`.
             calibrated: whether scores are mapped.
             budget: as in :meth:`predict`.
             operating_point: as in :meth:`predict`.
@@ -283,7 +287,8 @@ class Predictor:
             raise InputError("stream takes one picture; call it for each")
         prompts = read_prompts(names, expression, 1, many=False)
         size = self.config.input_size if size is None else size
-        limits = self._limits(prompts, size, threshold, (max_instances, 1, 1), calibrated)
+        counts = (max_instances, 1, 1)
+        limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
         request = self.planner.request(budget, operating_point)
         job = read_job(image, 0, prompts[0], size, None)
         return self._stream(job, limits, request)
@@ -323,11 +328,12 @@ class Predictor:
         threshold: float,
         counts: tuple[int, int, int],
         calibrated: bool,
+        nms_iou: float | None,
     ) -> Limits:
         """The numbers of a call, checked; counts are of instances, of a batch, of names each."""
         most, batch_size, names_each = counts
-        check_arguments(size, threshold, most, batch_size, calibrated, names_each)
-        return Limits(float(threshold), most, self._maps(calibrated, prompts), names_each)
+        check_arguments(size, threshold, most, batch_size, calibrated, names_each, nms_iou)
+        return Limits(float(threshold), most, self._maps(calibrated, prompts), names_each, nms_iou)
 
     def _maps(self, calibrated: bool, prompts: Sequence[Prompt]) -> StageMaps | None:
         """Maps of the scores of a call; prompts without names have maps of their own."""

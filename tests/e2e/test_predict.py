@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 from tests.support.models import HashEncoder, lively_network
 
 import mobius_seg
@@ -184,6 +185,21 @@ def test_names_per_instance(predictor: Predictor, photo: Picture) -> None:
         assert all(rle == one.rles[i] for rle in same.rles)
 
 
+def test_nms_iou(predictor: Predictor, photo: Picture) -> None:
+    every = predictor.predict(photo, threshold=0.0, nms_iou=1.0)
+    overlap = np.asarray(coco_mask.iou(every.rles, every.rles, [0] * len(every)))
+    most = float((overlap - np.eye(len(every))).max())
+    assert most > 0
+    apart = predictor.predict(photo, threshold=0.0, nms_iou=most)
+    assert 0 < len(apart) < len(every)
+    assert every.rles[0] in apart.rles
+    last = list(predictor.stream(photo, threshold=0.0, nms_iou=most))[-1]
+    assert last.rles == apart.rles
+    limit = predictor.config.nms_iou
+    own = predictor.predict(photo, threshold=0.0)
+    assert own.rles == predictor.predict(photo, threshold=0.0, nms_iou=limit).rles
+
+
 def test_threshold_and_limit(predictor: Predictor, photo: Picture) -> None:
     every = predictor.predict(photo, names=["cup"], threshold=0.0)
     middle = float(every.scores[3])
@@ -250,6 +266,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "size huge": ({"size": 10**9}, "size is 1000000000; allowed"),
     "no instances": ({"max_instances": 0}, "max_instances is 0; allowed"),
     "no names each": ({"names_per_instance": 0}, "names_per_instance is 0; allowed"),
+    "nms": ({"nms_iou": 1.5}, "nms_iou is 1.5; allowed: 0 to 1"),
     "no batch": ({"batch_size": 0}, "batch_size is 0; allowed"),
 }
 

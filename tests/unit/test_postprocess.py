@@ -14,7 +14,12 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 
 from mobius_seg import postprocess
-from mobius_seg.postprocess import boxes_to_original, encode_masks, select
+from mobius_seg.postprocess import (
+    boxes_to_original,
+    encode_masks,
+    select,
+    without_duplicates,
+)
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.types import LayerOutput, ModelOutput
 
@@ -122,6 +127,23 @@ def test_select_takes_several_names() -> None:
     one = select(output, 0, 3, 0.0, 0.3, 1, names_each=9)
     assert one.queries_N.tolist() == [1, 1]
     assert select(output, 0, 0, 0.0, 0.3, 2, names_each=9).columns_N.tolist() == [0, 0]
+
+
+def test_duplicates_go() -> None:
+    def rle(left: int, right: int) -> dict[str, Any]:
+        mask = np.zeros((10, 20), np.uint8)
+        mask[:, left:right] = 1
+        found = coco_mask.encode(np.asfortranarray(mask))
+        return {"size": [10, 20], "counts": found["counts"].decode()}
+
+    # best first; the third overlaps the second by 0.9, which itself goes with the first (0.8)
+    masks = [rle(0, 10), rle(0, 8), rle(0, 9), None, rle(12, 20)]
+    assert without_duplicates(masks, 1.0) == [True, True, True, False, True]
+    assert without_duplicates(masks, 0.85) == [True, True, False, False, True]
+    assert without_duplicates(masks, 0.8) == [True, False, False, False, True]
+    # what is gone hides nothing: 0-4 overlaps 0-8 by half but the first by 0.4 only
+    assert without_duplicates([rle(0, 10), rle(0, 8), rle(0, 4)], 0.5) == [True, False, True]
+    assert without_duplicates([], 0.5) == []
 
 
 def test_select_limits() -> None:
