@@ -12,6 +12,11 @@ model fuses sub-words. Nothing here is timed: the figures follow from the shapes
 counts agree on them ([cost](cost.md)). *Ratio* is ours through the baseline of the same backbone,
 both with all queries and layers.
 """
+PIXELS = """\
+The pixel decoder alone at more sizes, as a share of the baseline's behind the same backbone with
+the same names; the largest share is {largest:.3f}. For phone sizes the baseline is `glee-lite` with
+their backbone.
+"""
 LIMITS = """\
 The same baseline behind smaller backbones at {height}x{width}: its decoders hardly notice, so they
 are what has to shrink.
@@ -25,6 +30,8 @@ def cost_section() -> str:
         return ""
     parts = ["## Cost against the baseline\n", INTRO.format(**stored["conditions"])]
     parts.append(_pairs(stored["pairs"]))
+    largest = max(entry["ratio"] for entry in stored["pixel_decoder"])
+    parts += [PIXELS.format(largest=largest), _pixels(stored["pixel_decoder"])]
     height, width = stored["limits"]["size"]
     parts.append(LIMITS.format(height=height, width=width))
     if (ROOT / "docs" / PICTURE).exists():
@@ -46,6 +53,16 @@ def _pairs(pairs: list[dict[str, Any]]) -> str:
     for part in ("pixel decoder", "transformer decoder", "total"):
         header += [part, "baseline's", "ratio"]
     return table(header, rows, right=range(3, 12))
+
+
+def _pixels(entries: list[dict[str, Any]]) -> str:
+    sizes = list(dict.fromkeys("x".join(map(str, entry["size"])) for entry in entries))
+    rows: dict[str, list[str]] = {}
+    for entry in entries:
+        start = [f"`{entry['model']}`", entry["backbone"], f"`{entry['against']}`"]
+        rows.setdefault(entry["model"], start).append(f"{entry['ratio']:.3f}")
+    header = ["model", "backbone", "baseline", *sizes]
+    return table(header, rows.values(), right=range(3, len(header)))
 
 
 def _limits(backbones: dict[str, dict[str, float]]) -> str:
