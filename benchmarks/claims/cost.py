@@ -1,7 +1,8 @@
 """First claim, the part that needs no training: what our decoders cost against the baseline's.
 
 Every pair is counted by dispatch on the meta device and checked against the closed forms; nothing
-is timed. The pixel decoder is counted at more sizes in closed form alone. Writes ``results/cost.json`` and the picture of ``mobius-seg profile --limits``.
+is timed. The pixel decoder is counted at more sizes in closed form alone. Writes
+``results/cost.json`` and the picture of ``mobius-seg profile --limits``.
 """
 
 import argparse

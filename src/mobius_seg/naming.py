@@ -86,8 +86,8 @@ def pool_names(
     """Name vector of each query: the mean over its box, weighted by its mask.
 
     The mask is read at the name map's stride, where it costs a sixteenth of a full mask or less;
-    no gradient reaches it from here. A cell's weight is the part of it that the box covers, times the
-    mask's probability (at least a floor, so that objects smaller than a cell are read as well).
+    no gradient reaches it from here. A cell's weight is the part of it that the box covers, times
+    the mask's probability (at least a floor, so that objects smaller than a cell are read as well).
 
     Args:
         names_BChw: of :class:`NameMap`.
