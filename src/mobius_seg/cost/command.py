@@ -10,8 +10,9 @@ from rich.table import Table
 from mobius_seg.cost.limits import bars, limits, save_picture
 from mobius_seg.cost.parts import part_order
 from mobius_seg.cost.record import Profile, stated_text_tokens
-from mobius_seg.cost.report import FULL, as_json, check_size, measure, origin_of
+from mobius_seg.cost.report import as_json, check_size, measure, origin_of
 from mobius_seg.errors import InputError
+from mobius_seg.operating_points import FULL
 from mobius_seg.terminal import make_console
 
 Columns = Sequence[tuple[str, Profile]]
