@@ -173,7 +173,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def load_operating_points(name: str | Path) -> "OperatingPoints":
-    """The operating points stored with a model; ``full`` alone where it has not been tuned.
+    """The operating points stored with a model; static ones where it has not been tuned.
 
     Args:
         name: as for :func:`load_model`.
@@ -182,9 +182,13 @@ def load_operating_points(name: str | Path) -> "OperatingPoints":
         InputError: no such model, or the file is broken or belongs to another network.
     """
     from mobius_seg.operating_points import load_points
+    from mobius_seg.static_points import static_points
 
     folder = find_folder(name)
-    return load_points(folder, read_config(folder))
+    config = read_config(folder)
+    if not (folder / POINTS_FILE).exists():
+        return static_points(config)
+    return load_points(folder, config)
 
 
 def find_folder(name: str | Path) -> Path:

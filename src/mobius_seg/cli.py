@@ -93,6 +93,10 @@ def _segment(options: argparse.Namespace) -> int:
         "operating_point": options.operating_point,
     }
     predictor.planner.request(options.budget, options.operating_point)  # before any picture
+    if options.operating_point not in (None, "full") and predictor.planner.points.origin:
+        make_console(stderr=True).print(
+            f"{options.operating_point} is {predictor.planner.points.origin}", soft_wrap=True
+        )
     jobs = plan_outputs(images, options.out)
     done = _run_jobs(predictor, options.model, jobs, arguments, report)
     if done:
@@ -316,7 +320,7 @@ def _print_points(points: "OperatingPoints") -> None:
     from rich.table import Table
 
     table = Table("point")
-    keys = list(points.points["full"].measured)
+    keys = [key for key in points.points["full"].measured if not key.startswith("queries_")]
     for key in keys:
         table.add_column(key.replace("_", " "), justify="right")
     for name, point in points.points.items():

@@ -64,6 +64,8 @@ class ModelConfig:
         fuse_subwords: names bring their sub-word tokens into the fusion, as in the baseline.
         fusion_width: inner width of the image-text attention.
         name_map: read names off the backbone by a map of its own (naming.py).
+        name_stride: stride of that map, 16 or 32; queries pool it at every stage, so the coarser
+            one costs a quarter there.
         token_strides: strides whose tokens compete to become queries.
         memory_strides: strides whose tokens the decoder attends to.
         queries: number of queries Q.
@@ -111,6 +113,7 @@ class ModelConfig:
     fuse_subwords: bool = False
     fusion_width: int = 128
     name_map: bool = True
+    name_stride: int = 16
     token_strides: tuple[int, ...] = (8, 16)
     memory_strides: tuple[int, ...] = (16,)
     queries: int = 100
@@ -143,6 +146,7 @@ class ModelConfig:
         _require(
             self.bottleneck_stride in (8, 16, 32, 64), self, "bottleneck_stride", "8, 16, 32, 64"
         )
+        _require(self.name_stride in (16, 32), self, "name_stride", "16, 32")
         _require(self.width % 4 == 0 and self.width > 0, self, "width", "a positive multiple of 4")
         _require(
             self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width"

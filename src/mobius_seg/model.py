@@ -37,7 +37,9 @@ class Mobius(nn.Module):
         pixels = PixelDecoder if config.pixel_decoder == "bottleneck" else MultiscalePixelDecoder
         self.pixel_decoder = pixels(config, self.backbone.channels)
         fine, coarse = self.backbone.channels[2:]
-        self.name_map = NameMap(fine, coarse, config.width) if config.name_map else None
+        self.name_map: NameMap | None = None
+        if config.name_map:
+            self.name_map = NameMap(fine, coarse, config.width, config.name_stride)
         self.decoder = Decoder(config)
         self.mask_product = MaskProduct()
         mean = torch.tensor(config.image_mean).view(1, 3, 1, 1)
@@ -116,7 +118,8 @@ class Mobius(nn.Module):
         features = pixels.mask_features_BMhw
         names = None
         if self.name_map is not None:
-            names = NameEvidence.of(self.name_map(maps[2], maps[3]), features)
+            seen = self.name_map(maps[2], maps[3])
+            names = NameEvidence.of(seen, features, self.config.name_stride)
         return Encoded(pixels.maps, features, names, text_BKC, prompt.pooled_mask_BK)
 
     @torch.no_grad()

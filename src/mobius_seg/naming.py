@@ -13,28 +13,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NAME_STRIDE = 16
 _FLOOR = 0.05  # share that a cell of the box keeps where the mask says no
 
 
 class NameMap(nn.Module):
-    """Backbone maps at strides 16 and 32 -> one map of name vectors at stride 16.
+    """Backbone maps at strides 16 and 32 -> one map of name vectors at one of these strides.
 
     Args:
         fine: channels of the map at stride 16.
         coarse: channels of the map at stride 32.
         width: channels of a name vector, those of the projected text.
+        stride: of the result, 16 or 32; at 32 the fine map is averaged before its convolution,
+            which gives the mean of what the convolution says at stride 16 for a quarter of the
+            cost.
     """
 
-    def __init__(self, fine: int, coarse: int, width: int) -> None:
+    def __init__(self, fine: int, coarse: int, width: int, stride: int) -> None:
         """See the class."""
         super().__init__()
+        self.stride = stride
         self.fine = nn.Conv2d(fine, width, 1)
         self.coarse = nn.Conv2d(coarse, width, 1, bias=False)
 
     def forward(self, map16_BCHW: Tensor, map32_BCHW: Tensor) -> Tensor:
-        """Maps at strides 16 and 32 -> [B, C, H/16, W/16]."""
-        coarse = self.coarse(map32_BCHW)
+        """Maps at strides 16 and 32 -> [B, C, H / stride, W / stride]."""
+        coarse: Tensor = self.coarse(map32_BCHW)
+        if self.stride == 32:
+            mean: Tensor = self.fine(F.avg_pool2d(map16_BCHW, 2))
+            return mean + coarse
         size = (map16_BCHW.shape[2], map16_BCHW.shape[3])
         fine: Tensor = self.fine(map16_BCHW)
         return fine + F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
@@ -53,10 +59,9 @@ class NameEvidence:
     mask_features_BMhw: Tensor
 
     @classmethod
-    def of(cls, names_BChw: Tensor, mask_features_BMHW: Tensor) -> Self:
-        """From the name map and the mask features at stride 4."""
-        factor = NAME_STRIDE // 4
-        return cls(names_BChw, F.avg_pool2d(mask_features_BMHW, factor))
+    def of(cls, names_BChw: Tensor, mask_features_BMHW: Tensor, stride: int) -> Self:
+        """From the name map, of a stride, and the mask features at stride 4."""
+        return cls(names_BChw, F.avg_pool2d(mask_features_BMHW, stride // 4))
 
     def rows(self, images: Sequence[int]) -> Self:
         """The same for some images of the batch."""
@@ -80,9 +85,9 @@ def pool_names(
 ) -> Tensor:
     """Name vector of each query: the mean over its box, weighted by its mask.
 
-    The mask is read at the name map's stride, where it costs a sixteenth of a full mask; no
-    gradient reaches it from here. A cell's weight is the part of it that the box covers, times the
-    mask's probability (at least a floor, so that objects smaller than a cell are read as well).
+    The mask is read at the name map's stride, where it costs a sixteenth of a full mask or less;
+    no gradient reaches it from here. A cell's weight is the part of it that the box covers, times
+    the mask's probability (at least a floor, so that objects smaller than a cell are read as well).
 
     Args:
         names_BChw: of :class:`NameMap`.

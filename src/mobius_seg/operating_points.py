@@ -5,6 +5,7 @@ model has the point ``full``, which prunes nothing.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from mobius_seg.pruning import PruningPolicy
 
 FULL = "full"
 NAMES = (FULL, "balanced", "fast")
+UNTUNED = "; `mobius-seg tune-pruning` makes more, static_points.json holds no keep fractions yet"
 _FORMAT = 1
 
 
@@ -41,10 +43,13 @@ class OperatingPoints:
     Attributes:
         points: by name; ``full`` is among them.
         conditions: what they were tuned and measured with.
+        origin: of static points, where their keep fractions come from (static_points.py); empty
+            for points that were tuned for the model itself.
     """
 
     points: Mapping[str, OperatingPoint]
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
 
     @classmethod
     def only_full(cls) -> "OperatingPoints":
@@ -58,7 +63,7 @@ class OperatingPoints:
             InputError: the model has no such point.
         """
         if not isinstance(name, str) or name not in self.points:
-            hint = "" if len(self.points) > 1 else "; `mobius-seg tune-pruning` makes more"
+            hint = "" if len(self.points) > 1 else UNTUNED
             raise InputError(
                 f"operating point {name!r} is unknown; this model has"
                 f" {', '.join(self.points)}{hint}"
@@ -146,6 +151,55 @@ def _point(entry: object, where: str) -> OperatingPoint:
     return OperatingPoint(PruningPolicy.from_dict(entry["policy"], where), measured)
 
 
+def queries_key(stage: int) -> str:
+    """Key of the measured mean number of queries that ran a stage, 0 being the selection."""
+    return f"queries_{stage}"
+
+
+def layer_queries(config: ModelConfig, name: str, point: OperatingPoint) -> tuple[float, ...]:
+    """Queries that run each stage at a point, the selection first: stated, or measured as a mean.
+
+    Args:
+        config: of the network.
+        name: of the point, for the error.
+        point: a policy that depends on the image has the queries that were measured.
+
+    Returns:
+        One number for each stage of the network, 0 for layers that do not run.
+
+    Raises:
+        InputError: an adaptive point whose queries were not measured.
+    """
+    policy, depth = point.policy, config.decoder_layers
+    if policy.form != "adaptive":
+        runs = range(1, policy.depth(depth) + 1)
+        caps = [float(policy.cap(layer, config.queries)) for layer in runs]
+        first = caps[0] if caps else float(config.queries)
+        return (first, *caps, *[0.0] * (depth - len(caps)))
+    measured = [point.measured.get(queries_key(stage)) for stage in range(depth + 1)]
+    found = tuple(float(value) for value in measured if value is not None)
+    if len(found) <= depth or not found[0] > 0:
+        raise InputError(
+            f"{config.name}: {POINTS_FILE} does not say how many queries ran each layer at"
+            f" {name!r}; run mobius-seg tune-pruning again"
+        )
+    return found
+
+
+def plan_of(config: ModelConfig, name: str, point: OperatingPoint) -> tuple[int, ...]:
+    """Queries of each layer that runs at a point, means rounded up: a plan of costs.
+
+    Args:
+        config: of the network.
+        name: of the point, for the error.
+        point: static or measured.
+
+    Raises:
+        InputError: as :func:`layer_queries`.
+    """
+    return tuple(math.ceil(count) for count in layer_queries(config, name, point)[1:] if count > 0)
+
+
 def from_fractions(
     config: ModelConfig, fractions: Sequence[float], layers: int | None = None
 ) -> PruningPolicy:
@@ -154,9 +208,11 @@ def from_fractions(
     Args:
         config: gives the number of queries and layers.
         fractions: shares in 0..1 over the depth of a decoder of any depth; read in between where
-            this one has another.
+            this one has another; none keeps all.
         layers: layers that run at most; None = all.
     """
+    if not fractions:
+        return PruningPolicy.static((), layers)
     import numpy as np
 
     at = np.linspace(0, 1, config.decoder_layers)

@@ -26,6 +26,7 @@ from mobius_seg.preprocess import pad_and_stack
 from mobius_seg.prompts import Prompt, build_batch, read_prompts
 from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
 from mobius_seg.pruning import PruningPolicy, StageMaps
+from mobius_seg.static_points import static_points
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
 
@@ -97,7 +98,7 @@ class Predictor:
             text_encoder: None for :func:`mobius_seg.text.default_encoder`.
             device: None for the GPU if there is one, else the CPU.
             calibration: of this network.
-            operating_points: tuned for these weights; None for ``full`` alone.
+            operating_points: tuned for these weights; None for static ones (static_points.py).
 
         Raises:
             InputError: the device is not there, or the encoder's vectors do not fit the network.
@@ -106,7 +107,7 @@ class Predictor:
         self.network = network.eval().to(self.device)
         self.config: ModelConfig = network.config
         self.calibration = calibration
-        self.planner = Planner(self.network, operating_points or OperatingPoints.only_full())
+        self.planner = Planner(self.network, operating_points or static_points(self.config))
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobius_seg.calibration import name_contrast, synonym_weight
-from mobius_seg.naming import NAME_STRIDE
 from mobius_seg.targets import PaddedTargets
 from mobius_seg.types import RegionOutput, TextPrompt
 
@@ -47,7 +46,8 @@ def region_loss(
     if synonyms:
         vectors_VD = prompt.vocabulary_VD.float()
         push_TV = synonym_weight(vectors_VD[rows_T] @ vectors_VD.T)
-    cover_TN = F.avg_pool2d(targets.masks_BMHW[b, m][:, None], NAME_STRIDE).flatten(1)
+    stride = targets.masks_BMHW.shape[-1] // regions.names_BChw.shape[-1]
+    cover_TN = F.avg_pool2d(targets.masks_BMHW[b, m][:, None], stride).flatten(1)
     names_BNC = regions.names_BChw.float().flatten(2).transpose(1, 2)
     sum_TC = torch.einsum("tn,tnc->tc", cover_TN, names_BNC[b])
     named_TC = F.normalize(sum_TC, dim=-1)

@@ -126,6 +126,9 @@ def segment_file(predictor: "Predictor", model: str, job: Job, **arguments: Any)
             arguments.get("budget") or arguments.get("operating_point")
         ):
             described["receipt"] = instances.receipt.to_dict()
+            origin = predictor.planner.points.origin
+            if origin and arguments.get("operating_point") not in (None, "full"):
+                described["receipt"]["operating_point"] = origin
         write_text(job.result, json.dumps(described, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{job.result}: cannot be written: {error.strerror or error}") from None

@@ -22,7 +22,7 @@ from mobius_seg.cost.record import Workload
 from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
 from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
-from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints
+from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints, queries_key
 from mobius_seg.predictor import Predictor
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_record import (
@@ -34,6 +34,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
+from mobius_seg.receipt import Receipt
 from mobius_seg.version import __version__
 
 METRICS = ("ap", "recall")
@@ -290,11 +291,7 @@ class _Runs:
                     found.instance_ids,
                 )
                 assert found.receipt is not None
-                counts = {
-                    "layers": float(found.receipt.layers),
-                    "queries": float(np.mean(found.receipt.queries)),
-                }
-                costs.append(found.receipt.gmac | counts)
+                costs.append(found.receipt.gmac | self._counts(found.receipt))
         figures = scorer.named() | scorer.agnostic()
         measured: dict[str, float | None] = {
             key: figures[key] for key in ("mask_ap", "agnostic_mask_ap", "agnostic_ar100")
@@ -304,10 +301,21 @@ class _Runs:
             ("total", "gmac"),
             ("layers", "layers"),
             ("queries", "queries"),
+            *((key, key) for key in map(queries_key, range(self._stages))),
         ):
             measured[label] = float(np.mean([cost[key] for cost in costs]))
         self._done[policy] = measured
         return measured
+
+    @property
+    def _stages(self) -> int:
+        return self._predictor.config.decoder_layers + 1
+
+    def _counts(self, receipt: Receipt) -> dict[str, float]:
+        """Layers, queries of a stage that ran, and queries of every stage (0: it did not run)."""
+        ran = [*receipt.queries, *[0] * (self._stages - len(receipt.queries))]
+        counts = {"layers": float(receipt.layers), "queries": float(np.mean(receipt.queries))}
+        return counts | {queries_key(stage): float(count) for stage, count in enumerate(ran)}
 
 
 def measured_loss(

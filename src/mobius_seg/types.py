@@ -118,7 +118,7 @@ class RegionOutput:
     """What the region loss compares (training only).
 
     Attributes:
-        names_BChw: name vectors of the picture at stride 16, not normalised.
+        names_BChw: name vectors of the picture at the name map's stride, not normalised.
         vocabulary_VC: the prompt's vocabulary as columns, L2-normalised, without fusion.
         scale: the factor of the cosine.
     """

@@ -85,6 +85,16 @@ def test_a_batch_is_its_step(pack: Path, tmp_path: Path) -> None:
     assert not torch.equal(batches[1].images_B3SS, batch.images_B3SS)
 
 
+def test_covers_have_the_stride_of_the_name_map(pack: Path, tmp_path: Path) -> None:
+    shown = []
+    for preset in ("mobius-test", "mobius-m"):
+        config = settings(pack, tmp_path, preset=preset)
+        shown.append(CrowdBatches(Pack.open(pack), config, STAGES[-1])[0].cover_TN)
+    fine_TN, coarse_TN = shown
+    means_TN = fine_TN.view(-1, 2, 2, 2, 2).mean((2, 4)).flatten(1)
+    torch.testing.assert_close(coarse_TN, means_TN)
+
+
 def test_it_learns(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny network from random weights: single shapes begin to be told apart."""
     monkeypatch.setattr(module, "STAGES", STAGES[:1])

@@ -191,6 +191,11 @@ def test_tune_pruning_from_the_command_line(
     for point, loss in ((balanced, 0.02), (fast, 0.08)):
         for figure in ("mask_ap", "agnostic_mask_ap"):
             assert full[figure] - point[figure] <= loss + 1e-9  # type: ignore[operator]
+    assert [full[f"queries_{stage}"] for stage in range(3)] == [12, 12, 12]
+    for point in (balanced, fast):
+        counts = [point[f"queries_{stage}"] or 0.0 for stage in range(3)]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] == 12
     costs = [point["decoder_gmac"] for point in (full, balanced, fast)]
     assert costs[0] >= costs[1] >= costs[2]  # type: ignore[operator]
     found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)

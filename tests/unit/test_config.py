@@ -20,6 +20,8 @@ def config(**changes: Any) -> ModelConfig:
     ("field", "value"),
     [
         ("bottleneck_stride", 12),
+        ("name_stride", 8),
+        ("name_stride", 64),
         ("width", 0),
         ("width", 30),
         ("heads", 0),

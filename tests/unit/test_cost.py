@@ -64,6 +64,8 @@ STEPS = [
     small("mobius-m", fusion="levels"),
     small("mobius-m", bottleneck_stride=32),
     small("mobius-m", bottleneck_stride=64),
+    small("mobius-m", name_stride=16),
+    small("mobius-m", name_map=False),
     small("mobius-n"),
     small("mobius-n", share_value_projection=False, bottleneck_stride=8),
 ]
@@ -138,6 +140,19 @@ def test_the_bar_of_the_pixel_decoder() -> None:
         macs = closed_form(config, RESNET50, workload(config, SIZE, 80, 260))
         found[name] = part_sum(macs, "pixel_decoder")
     assert found["mobius-m"] <= 0.40 * found["glee-lite"]
+
+
+def test_pooled_names_cost_a_quarter_at_the_coarser_stride() -> None:
+    config = get_preset("mobius-m")
+    costs = []
+    for changes in ({"name_stride": 16}, {}, {"name_map": False}):
+        own = replace(config, **changes)
+        costs.append(closed_form(own, RESNET50, workload(own, SIZE, 80, 260)))
+    fine, coarse, without = (part_sum(macs, "transformer_decoder") for macs in costs)
+    assert fine - without == 4 * (coarse - without)
+    assert costs[0]["pixel_decoder.name_map"] - costs[1]["pixel_decoder.name_map"] == (
+        3 * 25 * 42 * RESNET50[2] * config.width
+    )
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def levels(batch: int = 2, height: int = 64, width: int = 96) -> dict[int, Tenso
 def names(batch: int = 2, height: int = 64, width: int = 96) -> NameEvidence:
     low, high = (height // 4, width // 4), (height // 16, width // 16)
     features = normal(batch, CONFIG.mask_width, *low, seed=6)
-    return NameEvidence.of(normal(batch, C, *high, seed=5), features)
+    return NameEvidence.of(normal(batch, C, *high, seed=5), features, 16)
 
 
 TEXT = F.normalize(normal(1, 3, C, seed=1), dim=-1)

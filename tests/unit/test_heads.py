@@ -21,7 +21,7 @@ def columns(count: int, batch: int = 1) -> torch.Tensor:
 
 
 def names() -> NameEvidence:
-    return NameEvidence.of(tokens(1, C, 2, 2), tokens(1, CONFIG.mask_width, 8, 8))
+    return NameEvidence.of(tokens(1, C, 2, 2), tokens(1, CONFIG.mask_width, 8, 8), 16)
 
 
 def test_logit_is_scale_times_cosine_plus_bias() -> None:

@@ -13,12 +13,23 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def test_map_adds_the_coarse_level_to_the_fine_one() -> None:
     torch.manual_seed(0)
-    module = NameMap(6, 10, 4)
+    module = NameMap(6, 10, 4, 16)
     fine, coarse = normal(2, 6, 4, 6), normal(2, 10, 1, 1).expand(2, 10, 2, 3)
     out = module(fine, coarse)
     assert out.shape == (2, 4, 4, 6)
     flat = module.coarse(coarse)[:, :, :1, :1]  # a coarse map that is the same everywhere
     torch.testing.assert_close(out, module.fine(fine) + flat, rtol=1e-4, atol=1e-5)
+
+
+def test_map_at_stride_32_is_the_mean_of_what_stride_16_says() -> None:
+    torch.manual_seed(0)
+    module = NameMap(6, 10, 4, 32)
+    fine, coarse = normal(2, 6, 4, 6), normal(2, 10, 2, 3, seed=1)
+    said = module.fine(fine).view(2, 4, 2, 2, 3, 2).mean((3, 5)) + module.coarse(coarse)
+    out = module(fine, coarse)
+    assert out.shape == (2, 4, 2, 3)
+    torch.testing.assert_close(out, said, rtol=1e-4, atol=1e-5)
+    assert module.state_dict().keys() == NameMap(6, 10, 4, 16).state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -66,11 +77,20 @@ def test_names_teach_the_map_and_not_the_masks() -> None:
 
 
 def test_evidence_at_another_grid() -> None:
-    evidence = NameEvidence.of(normal(2, 3, 4, 6), normal(2, 5, 16, 24))
+    evidence = NameEvidence.of(normal(2, 3, 4, 6), normal(2, 5, 16, 24), 16)
     assert evidence.mask_features_BMhw.shape == (2, 5, 4, 6)
     own = evidence.at(4, 6)
     assert torch.equal(own, evidence.names_BChw.flatten(2).transpose(1, 2))
     assert evidence.at(8, 12).shape == (2, 96, 3)
+
+
+def test_evidence_reads_masks_at_the_stride_of_the_map() -> None:
+    features = normal(2, 5, 16, 24)
+    evidence = NameEvidence.of(normal(2, 3, 2, 3), features, 32)
+    mean = features.view(2, 5, 2, 8, 3, 8).mean((3, 5))
+    torch.testing.assert_close(evidence.mask_features_BMhw, mean, rtol=1e-4, atol=1e-5)
+    pooled = evidence.under(normal(2, 7, 5), torch.full((2, 7, 4), 0.5))
+    assert pooled.shape == (2, 7, 3)
 
 
 def test_an_empty_box_gives_finite_vectors() -> None:

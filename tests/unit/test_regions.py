@@ -35,11 +35,11 @@ def regions(names_Chw: Tensor, scale: float = 10.0) -> RegionOutput:
     return RegionOutput(names_Chw[None], torch.eye(WIDTH)[:4], torch.tensor(scale))
 
 
-def halves(first: int, second: int) -> Tensor:
+def halves(first: int, second: int, cells: int = CELLS) -> Tensor:
     """Every cell of the upper half points at one name, of the lower half at another."""
-    names = torch.zeros(WIDTH, CELLS, CELLS)
-    names[first, : CELLS // 2] = 1
-    names[second, CELLS // 2 :] = 1
+    names = torch.zeros(WIDTH, cells, cells)
+    names[first, : cells // 2] = 1
+    names[second, cells // 2 :] = 1
     return names
 
 
@@ -55,6 +55,12 @@ def test_the_right_name_under_the_mask_costs_little() -> None:
     by_hand = 2 * torch.log(1 + 3 * torch.tensor(-10.0).exp())
     torch.testing.assert_close(right, by_hand, rtol=1e-3, atol=1e-6)
     assert wrong > 19.9
+
+
+def test_masks_are_read_at_the_stride_of_the_map() -> None:
+    fine = region_loss(regions(halves(2, 1)), scene([2, 1]), prompt())
+    coarse = region_loss(regions(halves(2, 1, SIDE // 32)), scene([2, 1]), prompt())
+    torch.testing.assert_close(coarse, fine)
 
 
 def test_the_pull_is_the_distance_to_the_true_name() -> None:

@@ -84,7 +84,8 @@ def fixed_terms(
     terms = {TEXT: (work.text_tokens - 1) * config.text_dim * config.width}
     terms |= {f"{PIXELS}.{part}": macs for part, macs in pixels(config, channels, work).items()}
     if config.name_map:
-        fine, coarse = _tokens(work, 16) * channels[2], _tokens(work, 32) * channels[3]
+        fine = _tokens(work, config.name_stride) * channels[2]
+        coarse = _tokens(work, 32) * channels[3]
         terms[f"{PIXELS}.name_map"] = (fine + coarse) * config.width
     terms[SELECTION] = _selection(config, work, selected)
     if config.selection_masks:
@@ -155,7 +156,7 @@ def _pooled_names(config: ModelConfig, work: Workload, queries: int) -> int:
     """Masks at the name map's stride, and the means under them (naming.py)."""
     if not config.name_map:
         return 0
-    return queries * _tokens(work, 16) * (config.mask_width + config.width)
+    return queries * _tokens(work, config.name_stride) * (config.mask_width + config.width)
 
 
 def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) -> dict[str, int]:

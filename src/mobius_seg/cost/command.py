@@ -10,8 +10,9 @@ from rich.table import Table
 from mobius_seg.cost.limits import bars, limits, save_picture
 from mobius_seg.cost.parts import part_order
 from mobius_seg.cost.record import Profile, stated_text_tokens
-from mobius_seg.cost.report import FULL, as_json, check_size, measure
+from mobius_seg.cost.report import as_json, check_size, measure, origin_of
 from mobius_seg.errors import InputError
+from mobius_seg.operating_points import FULL
 from mobius_seg.terminal import make_console
 
 Columns = Sequence[tuple[str, Profile]]
@@ -33,6 +34,9 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None:
         raise InputError("--out is the picture of --limits; give it with that option")
     conditions["operating_point"] = options.operating_point
+    origin = origin_of(options.model, options.operating_point)
+    if origin:
+        conditions["operating_point_origin"] = origin
     profile = measure(options.model, *load, options.operating_point, with_graph=options.certify)
     columns = [(options.model, profile)]
     if options.against is not None:
@@ -118,6 +122,8 @@ def _print_table(table: Table, columns: Columns, conditions: Mapping[str, Any]) 
     text = f"{height}x{width}, {conditions['names']} names, {conditions['text_tokens']} text tokens"
     point = conditions.get("operating_point", FULL)
     console.print(f"{text} where sub-words are fused, operating point {point}", soft_wrap=True)
+    if "operating_point_origin" in conditions:
+        console.print(f"{point} is {conditions['operating_point_origin']}", soft_wrap=True)
 
 
 def _share(value: float, profile: Profile) -> str:

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mobius_seg.checkpoint import find_folder, read_config
+from mobius_seg.checkpoint import find_folder, is_shipped, load_operating_points, read_config
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.certify import certified_profile
 from mobius_seg.cost.parts import part_order
 from mobius_seg.cost.record import Profile, workload
 from mobius_seg.errors import InputError
+from mobius_seg.operating_points import FULL, NAMES, UNTUNED, OperatingPoints, plan_of
 from mobius_seg.presets import PRESETS, get_preset
-
-FULL = "full"
+from mobius_seg.static_points import static_points
 
 
 def config_of(model: str) -> ModelConfig:
@@ -23,13 +23,43 @@ def config_of(model: str) -> ModelConfig:
     return get_preset(model) if model in PRESETS else read_config(find_folder(model))
 
 
-def operating_points(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Named plans of a model: queries that each layer runs.
+def points_of(model: str) -> OperatingPoints:
+    """Operating points of a preset or model folder: its tuned ones, else static ones.
+
+    Raises:
+        InputError: neither a preset nor a model folder, or a file of points is malformed.
+    """
+    if model in PRESETS and not is_shipped(model):
+        return static_points(get_preset(model))
+    return load_operating_points(model)
+
+
+def operating_points(
+    config: ModelConfig, points: OperatingPoints | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Named plans of a model: queries that each layer runs, of adaptive points the mean.
 
     Args:
         config: of the model; every model has ``full``.
+        points: its points; None takes the static ones.
+
+    Raises:
+        InputError: the queries of an adaptive point were not measured.
     """
-    return {FULL: (config.queries,) * config.decoder_layers}
+    known = static_points(config) if points is None else points
+    return {name: plan_of(config, name, point) for name, point in known.points.items()}
+
+
+def origin_of(model: str, point: str) -> str:
+    """What stands behind an operating point's plan, in one line; empty for ``full``.
+
+    Raises:
+        InputError: as :func:`points_of`.
+    """
+    if point == FULL:
+        return ""
+    points = points_of(model)
+    return points.origin or f"tuned: mean queries on {points.conditions.get('annotations', '?')}"
 
 
 def kept_queries(
@@ -45,12 +75,13 @@ def kept_queries(
     Raises:
         InputError: the model has no such point.
     """
-    known = points if points is not None else operating_points(config)
     if point == FULL:
         return None
+    known = points if points is not None else operating_points(config)
     if point not in known:
+        hint = UNTUNED if point in NAMES and len(known) == 1 else ""
         raise InputError(
-            f"{config.name} has no operating point {point!r}; allowed: {', '.join(known)}"
+            f"{config.name} has no operating point {point!r}; allowed: {', '.join(known)}{hint}"
         )
     return tuple(known[point])
 
@@ -89,7 +120,8 @@ def measure(
     """
     config = config_of(model)
     check_size(size)
-    kept = kept_queries(config, point)
+    own = None if point == FULL else operating_points(config, points_of(model))
+    kept = kept_queries(config, point, own)
     work = workload(config, size, names, text_tokens)
     return certified_profile(config, work, kept, with_graph=with_graph)
 

@@ -33,7 +33,6 @@ from mobius_seg.errors import InputError
 from mobius_seg.files import atomic_path, write_text
 from mobius_seg.loss_config import LossConfig
 from mobius_seg.model import Mobius
-from mobius_seg.naming import NAME_STRIDE
 from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import Steps
 from mobius_seg.train.record import pretrained_sources
@@ -146,6 +145,7 @@ class CrowdBatches(Dataset[Crowd]):
     ) -> None:
         """See the class."""
         self.seed = config.seed
+        self.stride = get_preset(config.preset).name_stride
         size = max(32, round(config.size * stage.size / 32) * 32)
         self.batch = round(config.batch_size * (config.size / size) ** 2)
         self.composer = SceneComposer(
@@ -160,7 +160,7 @@ class CrowdBatches(Dataset[Crowd]):
             scene = self.composer.compose(scene_rng(self.seed, step * self.batch + i))
             masks_M1HW = torch.from_numpy(scene.masks).float()[:, None]
             images.append(scene.image)
-            covers.append(F.avg_pool2d(masks_M1HW, NAME_STRIDE).flatten(1))
+            covers.append(F.avg_pool2d(masks_M1HW, self.stride).flatten(1))
             pictures += [i] * len(scene.masks)
             rows += [self._row[int(name)] for name in scene.name_ids]
         return Crowd(
