@@ -83,6 +83,7 @@ class ModelConfig:
         text_dim: dimension D of the text vectors.
         text_encoder: identity of the text encoder that the weights were trained with.
         objectness_weight: share alpha of the object column in a name's score (see calibration.py).
+        mask_margin: a mask ends at its box enlarged by this factor; 0 leaves it whole.
         nms_iou: mask IoU from which the weaker of two instances is a duplicate; 1 keeps them all.
         uncertainty_head: predict the quality of each query too (see calibration.py).
         gate_init: initial value of the gated residuals of the scatter step.
@@ -129,6 +130,7 @@ class ModelConfig:
     text_encoder: str = "all-MiniLM-L6-v2"
     objectness_weight: float = 0.5
     nms_iou: float = 0.8
+    mask_margin: float = 1.25
     uncertainty_head: bool = False
     gate_init: float = 0.1
     prior_logit: float = -4.6
@@ -163,6 +165,7 @@ class ModelConfig:
             _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
         for field in ("objectness_weight", "nms_iou"):
             _require(0.0 <= getattr(self, field) <= 1.0, self, field, "0 to 1")
+        _require(0.0 <= self.mask_margin <= 100.0, self, "mask_margin", "0 to 100")
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)
             ok = len(strides) > 0 and all(s in (8, 16, 32, 64) for s in strides)

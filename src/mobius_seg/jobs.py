@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
@@ -18,6 +20,7 @@ from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput
 from mobius_seg.pruning import StageMaps
 from mobius_seg.receipt import Receipt
+from mobius_seg.types import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,12 @@ def read_instances(
         columns,
         config.objectness_weight,
         limits.threshold,
-        limits.max_instances,
-        limits.maps,
-        limits.names_each,
+        maps=limits.maps,
+        names_each=limits.names_each,
     )
-    shown_M = chosen.shown()
-    encoded = encode_masks(output, 0, shown_M, job.frame)
-    nms_iou = config.nms_iou if limits.nms_iou is None else limits.nms_iou
-    stays = without_duplicates(encoded, nms_iou)
-    mask_of = {
-        query: rle if stay else None
-        for query, rle, stay in zip(shown_M.tolist(), encoded, stays, strict=True)
-    }
-    found = [mask_of[query] for query in chosen.queries_N.tolist()]
-    kept = [i for i, rle in enumerate(found) if rle is not None]
-    rles = [rle for rle in found if rle is not None]
+    mask_of, computed = _distinct(config, output, chosen.shown(), job, limits)
+    kept = [i for i, query in enumerate(chosen.queries_N.tolist()) if query in mask_of]
+    rles = [mask_of[query] for query in chosen.queries_N[kept].tolist()]
     boxes_N4 = output.layers[-1].boxes_BQ4[0].cpu()[chosen.queries_N[kept]]
     column_N = chosen.columns_N[kept].tolist()
     labels, positions = job.prompt.labels, job.prompt.positions
@@ -120,9 +114,31 @@ def read_instances(
             columns=shape[2],
             tokens=shape[3],
             queries=pruned.queries,
-            masks=len(shown_M),
+            masks=computed,
         ),
     )
+
+
+def _distinct(
+    config: ModelConfig, output: ModelOutput, shown_M: Tensor, job: Job, limits: Limits
+) -> tuple[dict[int, dict[str, Any]], int]:
+    """Masks of the best queries that are neither empty nor duplicates, and how many were computed.
+
+    Queries follow until the limit is reached, so that none of its places goes to a duplicate.
+    """
+    nms_iou = config.nms_iou if limits.nms_iou is None else limits.nms_iou
+    kept: dict[int, dict[str, Any]] = {}
+    computed = 0
+    for some in torch.split(shown_M, limits.max_instances):
+        found = encode_masks(output, 0, some, job.frame, margin=config.mask_margin)
+        computed += len(some)
+        stays = without_duplicates([*kept.values(), *found], nms_iou)[len(kept) :]
+        for query, rle, stay in zip(some.tolist(), found, stays, strict=True):
+            if rle is not None and stay and len(kept) < limits.max_instances:
+                kept[query] = rle
+        if len(kept) == limits.max_instances:
+            break
+    return kept, computed
 
 
 def _numbered(queries: list[int]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from mobius_seg.types import ModelOutput
 
 MASK_STRIDE = 4
 _STRIP_VALUES = 4_000_000  # float32 values of one strip: 16 MB
+_OFF = -10.0  # logit outside of a mask's box
 _CHUNK_VALUES = 16_000_000  # mask logits of one chunk of instances: 64 MB
 
 
@@ -54,7 +55,7 @@ def select(
     columns: int,
     objectness_weight: float,
     threshold: float,
-    max_instances: int,
+    max_instances: int | None = None,
     maps: StageMaps | None = None,
     names_each: int = 1,
 ) -> Selection:
@@ -69,7 +70,7 @@ def select(
         columns: K, how many columns of the prompt are this image's; 0 for class-agnostic.
         objectness_weight: alpha of :func:`mobius_seg.calibration.name_scores`.
         threshold: lowest score kept, after the maps.
-        max_instances: how many queries are kept at most.
+        max_instances: how many queries are kept at most; None for all.
         maps: give scores their calibrated values; the order stays that of the scores themselves.
         names_each: best names that a kept query comes under, as far as they reach the threshold.
     """
@@ -146,9 +147,17 @@ def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:
 
 
 def encode_masks(
-    output: ModelOutput, index: int, queries_N: Tensor, frame: Frame, stage: int = -1
+    output: ModelOutput,
+    index: int,
+    queries_N: Tensor,
+    frame: Frame,
+    stage: int = -1,
+    margin: float = 0.0,
 ) -> list[dict[str, Any] | None]:
     """Masks of one image's queries in its original size.
+
+    A mask ends at the query's own box enlarged by ``margin``: a product of vectors also lights up
+    where something similar stands elsewhere (YOLACT, Bolya et al. 2019, crops as well).
 
     Args:
         output: of the network.
@@ -156,6 +165,7 @@ def encode_masks(
         queries_N: int64 [N], which queries.
         frame: where the picture lies in the input.
         stage: whose masks, by default those of the last.
+        margin: factor of the box's sides, one cell of the logits added; 0 does not crop.
 
     Returns:
         N compressed COCO RLE with ``counts`` as str; None where the mask is empty.
@@ -168,9 +178,23 @@ def encode_masks(
     rles: list[dict[str, Any] | None] = []
     for queries in torch.split(queries_N.to(embed_QM.device), chunk):
         logits_Nhw = torch.einsum("nm,mhw->nhw", embed_QM[queries], features_Mhw)
-        for logits_hw in logits_Nhw.cpu().numpy():
-            rles.append(_encode(logits_hw, rows, columns, frame.original))
+        boxes_N4 = output.layers[stage].boxes_BQ4[index][queries].float().cpu().numpy()
+        for logits_hw, box in zip(logits_Nhw.cpu().numpy(), boxes_N4, strict=True):
+            inside_hw = _crop(logits_hw, box, margin) if margin > 0 else logits_hw
+            rles.append(_encode(inside_hw, rows, columns, frame.original))
     return rles
+
+
+def _crop(
+    logits_hw: NDArray[np.float32], box: NDArray[np.float32], margin: float
+) -> NDArray[np.float32]:
+    """The logits, certainly off wherever a cell's centre lies outside the enlarged box."""
+    inside = []
+    for axis, cells in ((1, logits_hw.shape[0]), (0, logits_hw.shape[1])):
+        centres = np.arange(cells) + 0.5
+        reach = box[axis + 2] * cells * margin / 2 + 1
+        inside.append(np.abs(centres - box[axis] * cells) <= reach)
+    return np.where(inside[0][:, None] & inside[1][None], logits_hw, np.float32(_OFF))
 
 
 @dataclass(frozen=True)

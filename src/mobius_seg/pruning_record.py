@@ -108,7 +108,8 @@ def record_image(
         )[0]
         raw_Q, name_Q = score_QK.max(-1)
         best = raw_Q.topk(min(MAX_DETECTIONS, len(raw_Q))).indices.cpu()
-        masks = encode_masks(image_output(encoded, 0, layers), 0, best, frame)
+        output, margin = image_output(encoded, 0, layers), predictor.config.mask_margin
+        masks = encode_masks(output, 0, best, frame, margin=margin)
         iou_QM = np.zeros((len(raw_Q), len(truth)), np.float32)
         real = [i for i, rle in enumerate(masks) if rle is not None]
         if real and truth:

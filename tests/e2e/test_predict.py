@@ -200,6 +200,13 @@ def test_nms_iou(predictor: Predictor, photo: Picture) -> None:
     assert own.rles == predictor.predict(photo, threshold=0.0, nms_iou=limit).rles
 
 
+def test_duplicates_take_no_place(predictor: Predictor, photo: Picture) -> None:
+    every = predictor.predict(photo, threshold=0.0, nms_iou=0.3)
+    for most in range(1, len(every) + 1):
+        some = predictor.predict(photo, threshold=0.0, nms_iou=0.3, max_instances=most)
+        assert some.rles == every.rles[:most]
+
+
 def test_threshold_and_limit(predictor: Predictor, photo: Picture) -> None:
     every = predictor.predict(photo, names=["cup"], threshold=0.0)
     middle = float(every.scores[3])

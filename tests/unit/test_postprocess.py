@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ def _output(
         logits_QK[None], objects_Q[None], torch.full((1, queries, 4), 0.5), torch.eye(queries)[None]
     )
     return ModelOutput([layer], features[None], torch.zeros(1, logits_QK.shape[1], 4))
+
+
+def _mask_output(masks_Qhw: torch.Tensor, boxes_Q4: torch.Tensor) -> ModelOutput:
+    """The same with boxes (cxcywh)."""
+    output = _output(torch.zeros(len(masks_Qhw), 1), torch.zeros(len(masks_Qhw)), masks_Qhw)
+    output.layers[0] = replace(output.layers[0], boxes_BQ4=boxes_Q4[None])
+    return output
 
 
 def _masks(masks_Qhw: torch.Tensor, frame: Frame) -> list[dict[str, Any] | None]:
@@ -127,6 +135,23 @@ def test_select_takes_several_names() -> None:
     one = select(output, 0, 3, 0.0, 0.3, 1, names_each=9)
     assert one.queries_N.tolist() == [1, 1]
     assert select(output, 0, 0, 0.0, 0.3, 2, names_each=9).columns_N.tolist() == [0, 0]
+
+
+def test_masks_end_at_their_boxes() -> None:
+    """Two blobs of one query: what lies outside of its enlarged box goes."""
+    frame = make_frame(64, 64, 64)
+    logits = torch.full((1, 16, 16), -5.0)
+    logits[0, 2:6, 2:6] = logits[0, 10:14, 10:14] = 5.0
+    output = _mask_output(logits, torch.tensor([[0.25, 0.25, 0.25, 0.25]]))
+    whole, cropped = (
+        encode_masks(output, 0, torch.arange(1), frame, margin=margin)[0] for margin in (0.0, 1.25)
+    )
+    assert whole is not None
+    assert cropped is not None
+    assert coco_mask.area(whole) == pytest.approx(2 * coco_mask.area(cropped), rel=0.1)
+    assert coco_mask.toBbox(cropped).tolist() == pytest.approx([8, 8, 16, 16], abs=1)
+    far = _mask_output(logits, torch.tensor([[0.9, 0.1, 0.01, 0.01]]))
+    assert encode_masks(far, 0, torch.arange(1), frame, margin=1.25) == [None]
 
 
 def test_duplicates_go() -> None:

@@ -106,8 +106,8 @@ def collect(
             column_Q = np.zeros(len(score_Q), np.int64)
             if named:
                 column_Q = best_column(layer.logits_BQK, None)[0].cpu().numpy()
-            name_Q = column_row[column_Q]
-            judged = truth.judge(output, stage, frame, score_Q, name_Q)
+            name_Q, margin = column_row[column_Q], predictor.config.mask_margin
+            judged = truth.judge(output, stage, frame, score_Q, name_Q, margin)
             stages.append((score_Q, *judged, name_Q))
         for part, values in zip(parts, zip(*stages, strict=True), strict=True):
             part.append(np.stack(values))
@@ -147,6 +147,7 @@ class _Truth:
         frame: Frame,
         score_Q: Floats,
         name_Q: NDArray[np.int64],
+        margin: float,
     ) -> tuple[Floats, Flags, Flags]:
         """Quality, hits and what counts, each [Q], of one stage."""
         count = len(score_Q)
@@ -162,9 +163,8 @@ class _Truth:
         iou_QG = np.where(same_QG, box_QG, 0.0)
         inside_Q = np.zeros(count, bool)
         if len(some):
-            iou_QG[some], inside_Q[some] = self._masks(
-                encode_masks(output, 0, torch.from_numpy(some), frame, stage), iou_QG[some]
-            )
+            masks = encode_masks(output, 0, torch.from_numpy(some), frame, stage, margin)
+            iou_QG[some], inside_Q[some] = self._masks(masks, iou_QG[some])
         with_mask_G = np.array([rle is not None for rle in self.rles], bool)
         u_QG = np.where(with_mask_G, np.sqrt(np.where(same_QG, box_QG, 0.0) * iou_QG), iou_QG)
         order = some[np.argsort(-score_Q[some], kind="stable")]
