@@ -14,12 +14,12 @@ OVERLAYS := demo
 PACK := assets/pack.safetensors
 RUN := runs/mobius-n
 BACKBONE ?= runs/backbone
-# Scenes of 16; sides of the pictures by share of the run. The shipped weights had 2300 steps.
+# Scenes of 16; sides of the pictures by share of the run. What made the shipped weights stands in their training.json.
 STEPS ?= 10000
 SIZES ?= 192@0,256@0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow lint type ci bench assets train-release clean
+.PHONY: help demo install test test-fast test-slow lint type ci bench assets train-release clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,11 +29,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (some minutes the first time)"
 	$(PIP_INSTALL) -e '.[demo]'
 	touch $@
 
 # The full installation contains what the demo needs.
 $(FULL): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) with everything for training, evaluation and tests (some minutes the first time)"
 	$(PIP_INSTALL) -e '.[train,eval,dev]'
 	touch $(DEMO) $@
 
@@ -42,6 +44,8 @@ demo: $(DEMO) ## segment two real photographs with the shipped weights into demo
 	$(BIN)/mobius-seg segment "$$photos/chelsea.png" --names "cat" --size 320 --threshold 0.1 --out $(OVERLAYS) && \
 	$(BIN)/mobius-seg segment "$$photos/coffee.png" --names "coffee cup" --size 320 --threshold 0.3 --out $(OVERLAYS) && \
 	echo "Overlays: $(CURDIR)/$(OVERLAYS)/chelsea.png and $(CURDIR)/$(OVERLAYS)/coffee.png"
+
+install: $(FULL) ## everything for training, evaluation and tests into .venv
 
 test: test-fast test-slow ## the fast tests, then the slow ones
 

@@ -6,6 +6,7 @@ Loading is strict: what is missing, not expected or of another shape is named. W
 safetensors only, so that loading a file runs nothing.
 """
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -208,9 +209,11 @@ def find_folder(name: str | Path) -> Path:
     if folder.is_file():
         raise InputError(f"{folder}: is a file; give the folder that holds {WEIGHTS_FILE}")
     if not folder.is_dir():
+        near = difflib.get_close_matches(str(name), PRESETS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
             f"unknown model {str(name)!r}: neither a folder nor one of {', '.join(PRESETS)}"
-            f" ({_shipped_text()})"
+            f" ({_shipped_text()}){meant}"
         )
     if not (folder / WEIGHTS_FILE).exists() and (folder / RUN_MODEL).is_dir():
         folder = folder / RUN_MODEL

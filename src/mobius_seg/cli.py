@@ -8,11 +8,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobius_seg.cli_options import build_parser, train_config
 from mobius_seg.errors import InputError
-from mobius_seg.terminal import make_console, print_error, tolerate_encoding
+from mobius_seg.terminal import make_console, print_error, printable, tolerate_encoding
 
 if TYPE_CHECKING:
     from mobius_seg.operating_points import OperatingPoints
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+_EXTRAS = {
+    "accelerate": "train",
+    "cv2": "train",
+    "matplotlib": "train",
+    "resvg_py": "train",
+    "scipy": "train",
+    "tensorboard": "train",
+    "tqdm": "train",
+    "vtkmodules": "train",
+    "supervision": "supervision",
+}
+"""Which extra of the package brings a module that a subcommand imports when it runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except InputError as error:
         print_error(error)
+        return USER_ERROR
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print_error(
+            f"{error.name} is not installed, which this needs; install the extra {extra!r}: "
+            f"pip install 'mobius-seg[{extra}]', in a clone pip install -e '.[{extra}]'"
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         print_error("interrupted")
@@ -101,7 +123,20 @@ def _segment(options: argparse.Namespace) -> int:
     done = _run_jobs(predictor, options.model, jobs, arguments, report)
     if done:
         print_table(done)
+    if len(done) == 1 and not len(done[0].instances):
+        _print_near_misses(predictor, done[0].job.image, arguments)
     return USER_ERROR if errors else 0
+
+
+def _print_near_misses(predictor: "Predictor", image: Path, arguments: dict[str, Any]) -> None:
+    """Where nothing reached the threshold, say what came closest."""
+    near = predictor.predict(image, **(arguments | {"threshold": 0.0, "max_instances": 3}))
+    if len(near):
+        words = ", ".join(
+            f"{name} {score:.2f}" for name, score in zip(near.names, near.scores, strict=True)
+        )
+        line = f"nothing at {arguments['threshold']:g} or above; the best were {words}"
+        make_console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _read_prompt(options: argparse.Namespace) -> dict[str, Any]:

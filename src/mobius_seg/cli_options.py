@@ -20,7 +20,7 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("pack", Path, "pack file to compose scenes from"),
     ("annotations", Path, "COCO file to train on instead of composed scenes"),
     ("images", Path, "folder of that file's pictures"),
-    ("weights", Path, "model folder to start from instead of ImageNet weights"),
+    ("weights", Path, "shipped model or model folder to start from (fine-tuning)"),
     ("backbone", Path, "folder of `mobius-seg pretrain` to start the backbone from"),
     ("batch_size", int, "images a step, over all processes"),
     ("lr", float, "peak learning rate"),

@@ -5,7 +5,7 @@ Shapes: N instances, H and W of the original picture. Run-length masks are the c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mobius_seg.receipt import Receipt
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Instances:
     """Instances of one image, best score first.
 
@@ -49,8 +49,8 @@ class Instances:
     names: list[str]
     name_ids: NDArray[np.int64]
     instance_ids: NDArray[np.int64]
-    source: "ImageInput | None" = field(default=None, repr=False)
-    receipt: "Receipt | None" = field(default=None, repr=False)
+    source: "ImageInput | None" = None
+    receipt: "Receipt | None" = None
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], source: "ImageInput | None" = None) -> "Instances":
@@ -65,6 +65,14 @@ class Instances:
             instance_ids=np.zeros(0, np.int64),
             source=source,
         )
+
+    def __repr__(self) -> str:
+        """Size, and the best instances: ``Instances(3 in 400x600: cup 0.52, spoon 0.31, ...)``."""
+        shown = [f"{self.names[i][:40]} {self.scores[i]:.2f}" for i in range(min(len(self), 5))]
+        more = ["..."] if len(self) > 5 else []
+        height, width = self.image_size
+        words = f": {', '.join(shown + more)}" if shown else ""
+        return f"Instances({len(self)} in {height}x{width}{words})"
 
     def __len__(self) -> int:
         """N."""

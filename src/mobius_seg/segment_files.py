@@ -179,7 +179,7 @@ def print_table(done: Sequence[Done]) -> None:
             table.add_row(*(cell(value) for value in cells))
     console = make_console()
     nothing = len(done) == 1 and not len(done[0].instances)
-    console.print("nothing found; a lower --threshold shows more" if nothing else table)
+    console.print("nothing found" if nothing else table)
     if len(done) == 1:
         job = done[0].job
         console.print(cell(f"wrote {job.overlay} and {job.result}"), soft_wrap=True)

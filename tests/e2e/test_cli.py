@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,28 @@ def test_nothing_found_is_no_error(here: Path, model_folder: Path, capsys: Captu
     ) == 0  # fmt: skip
     assert json.loads((here / "segmented" / "a.json").read_text())["instances"] == []
     assert "nothing" in capsys.readouterr().out
+
+
+def test_what_came_closest_is_said(here: Path, model_folder: Path, capsys: Capture) -> None:
+    arguments = ["--model", str(model_folder), "--threshold", "1", "--names", "cup,spoon"]
+    assert main(["segment", "in/a.png", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "nothing found" in out
+    assert re.search(r"nothing at 1 or above; the best were (cup|spoon) 0\.\d\d", out)
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for module in [name for name in sys.modules if name.startswith("mobius_seg.data")]:
+        monkeypatch.delitem(sys.modules, module)
+    arguments = ["--split", "calib", "--count", "1", "--seed", "0", "--out", str(tmp_path / "x")]
+    assert main(["compose", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "cv2" in error
+    assert "[train]" in error
+    assert "Traceback" not in error
 
 
 def test_models(capsys: Capture) -> None:

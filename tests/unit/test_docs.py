@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"python", "bash", "json", "text", "bibtex"}
 SMALLER = {
+    "--preset mobius-n --weights mobius-n": "--preset mobius-test --weights runs/mobius-n/model",
     "--preset mobius-n": "--preset mobius-test",
     "--steps 10000 --size 192@0,256@0.6": "--steps 2 --size 64",
     "--minutes 30": "--steps 2",
@@ -168,6 +169,8 @@ def working_folder(reader_folder: Path) -> Path:
     _write_pack(pack)
     write_dataset(pack, "val-base", 2, 64, 0, reader_folder / "runs" / "val-base")
     shutil.copytree(reader_folder / "runs" / "val-base", reader_folder, dirs_exist_ok=True)
+    shutil.copytree(reader_folder / "images", reader_folder / "train")
+    shutil.copy(reader_folder / "annotations.json", reader_folder / "train.json")
     network = load_model("mobius-test", random_weights=True)
     save_model(network, reader_folder / "runs" / "mobius-n" / "model")
     return reader_folder
