@@ -255,7 +255,10 @@ def model_card() -> str:
         "Written by `python benchmarks/report.py`.\n",
         "## Model\n",
         prose.CARD_MODEL.format(
-            params=preset.expected_params / 1e6, gmac=preset.expected_gmac, size=preset.input_size
+            params=preset.expected_params / 1e6,
+            gmac=preset.expected_gmac,
+            size=preset.input_size,
+            own=(config or {}).get("input_size", preset.input_size),
         ),
         "## Intended use\n",
         prose.CARD_USE,
@@ -265,6 +268,7 @@ def model_card() -> str:
     facts += [[key, _plain(value)] for key, value in training.get("versions", {}).items()]
     if facts:
         parts.append(table(["what", "value"], facts))
+    parts += _earlier_runs(training)
     settings = training.get("settings")
     if isinstance(settings, dict):
         rows = [[key, _plain(value)] for key, value in settings.items() if value is not None]
@@ -284,6 +288,23 @@ def model_card() -> str:
     if config:
         parts += ["## Configuration\n", "```json\n" + json.dumps(config, indent=2) + "\n```\n"]
     return "\n".join(parts)
+
+
+def _earlier_runs(training: dict[str, Any]) -> list[str]:
+    """What came before the last run, the earliest first, and the totals."""
+    runs = [training]
+    while isinstance(runs[0].get("previous"), dict):
+        runs.insert(0, runs[0]["previous"])
+    if len(runs) == 1:
+        return []
+    keys = ("steps", "images", "hours", "seed", "start")
+    rows = [[str(i), *(_plain(run.get(key, "")) for key in keys)] for i, run in enumerate(runs, 1)]
+    sums = [round(sum(run.get(key, 0) for run in runs), 3) for key in keys[:3]]
+    rows.append(["all", *(_plain(value) for value in sums), "", ""])
+    notes = training.get("notes") or []
+    listed = "\n".join(f"* {note}" for note in ([notes] if isinstance(notes, str) else notes))
+    text = "The weights come from several runs, each started from the one before:\n"
+    return [text, table(["run", *keys], rows), listed + "\n", "The last of them:\n"]
 
 
 def _is_plain(value: Any) -> bool:
