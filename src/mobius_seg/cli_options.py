@@ -158,8 +158,9 @@ def _add_profile(commands: _Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--against", metavar="NAME|DIR", help="another model, at `full`")
     parser.add_argument(
-        "--size", type=sides, default=(800, 1344), metavar="HxW",
-        help="height and width in pixels, multiples of 32 (default: 800x1344)",
+        "--size", type=sides, default=None, metavar="HxW",
+        help="height and width in pixels, multiples of 32 (default: the model's own, square;"
+        " 800x1344 with --against or --limits)",
     )  # fmt: skip
     _option(parser, "--names", count, 80, "names that are asked for")
     _option(

@@ -81,7 +81,7 @@ class CosineClassifier(nn.Module):
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """A product kept out of autocast: bfloat16 has steps of 0.004 near 1, 0.1 of a logit."""
     kind = left.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return torch.matmul(left, right)
     with torch.autocast(kind, enabled=False):
         return torch.matmul(left.float(), right.float())

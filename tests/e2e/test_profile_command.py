@@ -11,6 +11,11 @@ from mobius_seg.cli import main
 SMALL = ["--size", "64x96", "--names", "5"]
 
 
+def test_size_is_the_models_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--model", "mobius-test", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == [64, 64]
+
+
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main(["profile", *arguments, "--json"]) == 0
     out, err = capsys.readouterr()

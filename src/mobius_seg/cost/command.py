@@ -10,11 +10,13 @@ from rich.table import Table
 from mobius_seg.cost.limits import bars, limits, save_picture
 from mobius_seg.cost.parts import part_order
 from mobius_seg.cost.record import Profile, stated_text_tokens
-from mobius_seg.cost.report import as_json, check_size, measure, origin_of
+from mobius_seg.cost.report import as_json, check_size, config_of, measure, origin_of
 from mobius_seg.errors import InputError
 from mobius_seg.operating_points import FULL
 from mobius_seg.terminal import make_console
 
+FIELD_SIZE = (800, 1344)
+"""Height and width at which detectors state their cost (short side 800, long side at most 1333)."""
 Columns = Sequence[tuple[str, Profile]]
 
 
@@ -24,10 +26,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         InputError: an option for which the others leave no use, or what the counts refuse.
     """
-    check_size(options.size)
+    size = options.size or _own_size(options)
+    check_size(size)
     tokens = options.text_tokens or stated_text_tokens(options.names)
-    load = (options.size, options.names, tokens)
-    conditions = {"size": list(options.size), "names": options.names, "text_tokens": tokens}
+    load = (size, options.names, tokens)
+    conditions = {"size": list(size), "names": options.names, "text_tokens": tokens}
     if options.limits:
         _run_limits(options, load, conditions)
         return
@@ -48,6 +51,14 @@ def run(options: argparse.Namespace) -> None:
         _print_json(facts | as_json(*(profile for _, profile in columns)))
     else:
         _print_profiles(columns, conditions)
+
+
+def _own_size(options: argparse.Namespace) -> tuple[int, int]:
+    """The model's own input, square; that of the field's comparisons where several are compared."""
+    if options.limits or options.against is not None:
+        return FIELD_SIZE
+    side = -(-config_of(options.model).input_size // 32) * 32
+    return side, side
 
 
 def _run_limits(
