@@ -11,7 +11,6 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
 from mobius_seg.errors import InputError
-from mobius_seg.presets import get_preset
 from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
 
@@ -47,6 +46,7 @@ class StepBatches(Dataset[Batch]):
                 " the number of processes"
             )
         self.local = config.batch_size // world
+        self._subwords = config.model().fuse_subwords
         self._sources: dict[int, SampleSource] = {}
         self._pack: Pack | None = None
         if config.annotations is None:
@@ -65,7 +65,7 @@ class StepBatches(Dataset[Batch]):
         first = (step * self.world + self.rank) * self.local
         samples = [self._sources[size][first + i] for i in range(self.local)]
         rng = np.random.default_rng((self.config.seed, _COLLATE_STREAM, step, self.rank))
-        subwords = get_preset(self.config.preset).fuse_subwords
+        subwords = self._subwords
         return collate(samples, self.vocabulary, rng, self.config.negatives, subwords)
 
     @property
@@ -102,10 +102,12 @@ class StepBatches(Dataset[Batch]):
 
             assert self.config.annotations is not None
             names = sorted(set(read_coco(self.config.annotations).names))
-            return Vocabulary(names, default_encoder().pooled(names))
+            encoder = default_encoder()
+            return Vocabulary(names, encoder.pooled(names), encoder if self._subwords else None)
         base = [i for i, side in enumerate(self._pack.name_split) if side == "base"]
         vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
-        encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
+        spoken = self._subwords or self.config.expression_ratio > 0
+        encoder = MiniLMEncoder() if spoken else None
         return Vocabulary([self._pack.names[i] for i in base], vectors[base], encoder)
 
 

@@ -3,12 +3,17 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mobius_seg.checkpoint import find_folder, read_config
+from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.loss_config import LossConfig
+from mobius_seg.presets import get_preset
+from mobius_seg.train.switches import override
 
 _ABOVE_ZERO = (
     "steps",
@@ -69,6 +74,8 @@ class TrainConfig:
         checkpoint_minutes: minutes between checkpoints.
         snapshot_minutes: minutes between kept copies of the averaged weights; 0 keeps none.
         log_steps: steps between log lines.
+        loss: weights and switches of the losses.
+        overrides: fields of the model that differ from the preset (or from ``weights``), by name.
     """
 
     preset: str
@@ -106,6 +113,8 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     snapshot_minutes: float = 15.0
     log_steps: int = 20
+    loss: LossConfig = field(default_factory=LossConfig)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained.
@@ -119,11 +128,9 @@ class TrainConfig:
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
         self._check_numbers()
         ratios = ("expression_ratio", "agnostic_ratio", "prefix_ratio", "drop_ratio", "flat", "ema")
-        for field in ratios:
-            if not 0 <= getattr(self, field) <= 1:
-                raise InputError(
-                    f"TrainConfig.{field} is {getattr(self, field)!r}; allowed: 0 to 1"
-                )
+        for name in ratios:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"TrainConfig.{name} is {getattr(self, name)!r}; allowed: 0 to 1")
         if self.backbone is not None and self.weights is not None:
             raise InputError("give either --weights (a whole model) or --backbone, not both")
         if self.expression_ratio + self.agnostic_ratio > 1:
@@ -133,18 +140,20 @@ class TrainConfig:
                 f"TrainConfig.precision is {self.precision!r}; allowed: auto, fp32, bf16"
             )
         self._check_sizes()
+        if self.overrides and self.weights is None:
+            override(get_preset(self.preset), self.overrides)
 
     def _check_numbers(self) -> None:
         """Finite numbers in their ranges."""
         check_positive(self, _ABOVE_ZERO)
-        for field in _FROM_ZERO:
-            value = getattr(self, field)
+        for name in _FROM_ZERO:
+            value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: finite, 0 or more")
-        for field, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
-            if getattr(self, field) > limit:
+                raise InputError(f"TrainConfig.{name} is {value!r}; allowed: finite, 0 or more")
+        for name, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
+            if getattr(self, name) > limit:
                 raise InputError(
-                    f"TrainConfig.{field} is {getattr(self, field)}; allowed: 0 to {limit}"
+                    f"TrainConfig.{name} is {getattr(self, name)}; allowed: 0 to {limit}"
                 )
         low, high = self.negatives
         if not 0 <= low <= high:
@@ -167,6 +176,21 @@ class TrainConfig:
         if len(self.sizes) > 1 and self.steps is None:
             raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
 
+    def model(self) -> ModelConfig:
+        """The model that is trained: the preset, or that of ``weights``, with the overrides.
+
+        What is trained last is what ``predict`` resizes to unless told otherwise.
+
+        Raises:
+            InputError: there is no such preset, or the weights belong to another one.
+        """
+        base = get_preset(self.preset)
+        if self.weights is not None:
+            base = read_config(find_folder(self.weights))
+            if base.name != self.preset:
+                raise InputError(f"{self.weights}: holds {base.name}, not {self.preset}")
+        return dataclasses.replace(override(base, self.overrides), input_size=self.sizes[-1][1])
+
     def size_at(self, step: int) -> int:
         """Side of the images of a step in pixels."""
         fraction = 0.0 if self.steps is None else step / self.steps
@@ -185,11 +209,11 @@ def check_positive(config: object, fields: Sequence[str]) -> None:
     Raises:
         InputError: names the field, the value and what is allowed.
     """
-    for field in fields:
-        value = getattr(config, field)
+    for name in fields:
+        value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(
-                f"{type(config).__name__}.{field} is {value!r}; allowed: finite, above 0"
+                f"{type(config).__name__}.{name} is {value!r}; allowed: finite, above 0"
             )
 
 
