@@ -87,40 +87,81 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = mobius_seg.load(options.model)
     size = options.size or model.config.input_size
-    data = _val(options, size)
     name = Path(options.model).name
-    path = RESULTS / f"{options.out}.json"
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    setting = {"size": size, "val": len(data.rows), "calib": options.calib}
-    mine = everything.get(name)
-    if mine is None or mine["setting"] != setting:
-        mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+    experiment = Experiment(
+        name=name,
+        model=model,
+        val=_val(options, size),
+        calib=lambda: _calib(options),
+        setting={"size": size, "calib": options.calib},
+        facts={"threads": options.threads, "command": f"{COMMAND} --model {name}"},
+        out=options.out,
+    )
+    experiment.go(options.cells)
 
-    def save() -> None:
-        facts = conditions(
-            threads=options.threads,
-            device=str(model.device) if model.device.type != "cpu" else conditions()["device"],
-            precision="float32",
-            batch=1,
-            command=f"python benchmarks/claims/pruning.py --model {name}",
-        )
-        mine["conditions"] = facts
-        store(options.out, everything | {name: mine})
 
-    if not mine["plans"]:
-        mine["plans"] = _plans(model, options, size)
-        save()
-    if len(mine["true_positives"]) != len(data.rows):
-        mine["true_positives"] = _true_positives(model, data)
-        save()
-    done = 0
-    for cell in _cells(model, mine["plans"]):
-        if cell in mine["cells"] or done == options.cells:
-            continue
-        mine["cells"][cell] = _run(model, data, mine, cell)
-        print(cell, mine["cells"][cell])
-        save()
-        done += 1
+COMMAND = "python benchmarks/claims/pruning.py"
+
+
+@dataclass
+class Experiment:
+    """All cells of one model, those that are stored left out.
+
+    Attributes:
+        name: what the model is called in the results.
+        model: is measured.
+        val: what is measured on.
+        calib: gives annotations and images that floors are learned on.
+        setting: what the stored cells must have in common with these.
+        facts: threads and command, for the conditions.
+        out: name of the results file.
+        results: its folder.
+    """
+
+    name: str
+    model: Predictor
+    val: Data
+    calib: Callable[[], tuple[Path, Path]]
+    setting: Values
+    facts: Values
+    out: str = "pruning"
+    results: Path = RESULTS
+
+    def go(self, most: int | None = None) -> bool:
+        """Run what is missing.
+
+        Args:
+            most: stop after so many cells.
+
+        Returns:
+            True when all cells are stored.
+        """
+        model, data = self.model, self.val
+        path = self.results / f"{self.out}.json"
+        everything = json.loads(path.read_text()) if path.exists() else {}
+        setting = {**self.setting, "val": len(data.rows)}
+        mine = everything.get(self.name)
+        if mine is None or mine["setting"] != setting:
+            mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+
+        def save() -> None:
+            device = {} if model.device.type == "cpu" else {"device": str(model.device)}
+            facts = {"precision": "float32", "batch": 1, **device, **self.facts}
+            mine["conditions"] = conditions(**facts)
+            store(self.out, everything | {self.name: mine}, self.results)
+
+        if not mine["plans"]:
+            mine["plans"] = _plans(model, *self.calib(), data.size)
+            save()
+        if len(mine["true_positives"]) != len(data.rows):
+            mine["true_positives"] = _true_positives(model, data)
+            save()
+        missing = [cell for cell in _cells(model, mine["plans"]) if cell not in mine["cells"]]
+        for cell in missing[:most]:
+            mine["cells"][cell] = _run(model, data, mine, cell)
+            print(cell, mine["cells"][cell])
+            save()
+        return most is None or len(missing) <= most
 
 
 def _val(options: argparse.Namespace, size: int) -> Data:
@@ -134,15 +175,18 @@ def _val(options: argparse.Namespace, size: int) -> Data:
     return Data(coco, images, range(len(coco.images))[: options.limit], size)
 
 
-def _plans(model: Predictor, options: argparse.Namespace, size: int) -> Values:
-    """Policies of every level, learned on calib scenes."""
+def _calib(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Annotations and images of calib scenes."""
     out = options.folder / f"calib-{options.calib}-256-3000"
     if not (out / "annotations.json").exists():
         write_dataset(options.pack, "calib", options.calib, 256, 3000, out)
-    coco = read_coco(out / "annotations.json")
-    records = [
-        record_image(model, coco, out / "images", row, size) for row in range(len(coco.images))
-    ]
+    return out / "annotations.json", out / "images"
+
+
+def _plans(model: Predictor, annotations: Path, images: Path, size: int) -> Values:
+    """Policies of every level, learned on calib scenes."""
+    coco = read_coco(annotations)
+    records = [record_image(model, coco, images, row, size) for row in range(len(coco.images))]
     plans: Values = {}
     for share in SHARES:
         policy = PruningPolicy(

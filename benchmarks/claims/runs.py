@@ -25,9 +25,9 @@ from typing import Any
 
 import starts
 import torch
-from conditions import RESULTS, ROOT, conditions, store
 from setting import FULL, SMOKE, Bench
 
+from conditions import RESULTS, ROOT, conditions, store
 from mobius_seg.config import ModelConfig
 from mobius_seg.files import write_text
 from mobius_seg.train.loop import train
@@ -126,7 +126,7 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
     if not (folder / "start" / "training.json").exists():
         source = bench.start if run.parts else None
         starts.write_start(
-            run.config, source, run.parts, bench.names_KD, run.seed, folder / "start"
+            run.config, source, run.parts, bench.name_vectors, run.seed, folder / "start"
         )
     write_text(folder / "plan.json", json.dumps(plan, indent=2) + "\n")
     model = folder / "run" / "model"
@@ -136,7 +136,8 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
     begun = time.monotonic()
     figures = run.measure(bench, model)
     facts = conditions(
-        threads=options.threads or torch.get_num_threads(), precision=record["precision"]
+        threads=options.threads or torch.get_num_threads(),
+        precision={"no": "float32"}.get(record["precision"], record["precision"]),
     )
     facts["device"] = record["device"] if "CPU" not in record["device"] else facts["device"]
     result = {
@@ -189,7 +190,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     found.add_argument("--results", type=Path, help="folder of the result files")
     found.add_argument("--threads", type=int, default=0 if torch.cuda.is_available() else 2)
     found.add_argument("--workers", type=int, default=_workers(), help="processes that compose")
-    found.add_argument("--smoke", action="store_true", help="a run of seconds; figures mean nothing")
+    found.add_argument("--smoke", action="store_true", help="of seconds; figures mean nothing")
     return found
 
 
@@ -383,4 +384,3 @@ def summary(values: Sequence[float | None]) -> Values:
 def _workers() -> int:
     """One beside a training on the CPU; as many as feed an accelerator."""
     return min(12, max(1, (os.cpu_count() or 2) - 2)) if torch.cuda.is_available() else 1
-

@@ -183,7 +183,7 @@ class Bench:
         return replace(base, input_size=self.setting.size, **stated)
 
     @cached_property
-    def names_KD(self) -> torch.Tensor:
+    def name_vectors(self) -> torch.Tensor:
         """Text vectors of the setting's names."""
         return torch.from_numpy(np.asarray(self.opened.name_embeddings, np.float32))
 
@@ -207,9 +207,7 @@ class Bench:
         if not (folder / "annotations.json").exists():
             write_dataset(self.pack, kind, count, setting.size, seed, folder)
         info = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["info"]
-        return Scenes(
-            annotations=folder / "annotations.json", images=folder / "images", info=info
-        )
+        return Scenes(annotations=folder / "annotations.json", images=folder / "images", info=info)
 
     def facts(self) -> dict[str, Any]:
         """What is stated with every result."""

@@ -54,9 +54,7 @@ def write_start(
 
 
 @torch.no_grad()
-def take(
-    network: Mobius, source: Mobius, parts: Sequence[str], names_KD: Tensor
-) -> list[str]:
+def take(network: Mobius, source: Mobius, parts: Sequence[str], names_KD: Tensor) -> list[str]:
     """Copy tensors from one network to another; returns their names.
 
     Args:
