@@ -1,6 +1,7 @@
 """Weights and switches of the losses, as data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -119,7 +120,7 @@ class LossConfig:
         _check_ranges(self, _LOSS_RANGES)
 
 
-def _check_ranges(config: object, ranges: dict[str, tuple[float, float]]) -> None:
+def _check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Numbers in their ranges, or an InputError that names the first that is not."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)

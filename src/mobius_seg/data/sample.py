@@ -6,6 +6,7 @@ and a loss term applies where its target exists.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Sample:
         names: one name per instance, or None where no names are known (class-agnostic).
         exhaustive: True when every instance of every name is annotated, so that a name that is not
             among ``names`` is known to be absent.
+        searched: the names that ``exhaustive`` speaks of; None = every name of the training.
+        every_object: True when, besides, nothing is left out that has none of these names.
         absent: names known to be absent (federated annotation); used when not exhaustive.
         expression: a referring expression for this image, or None.
         referred: indices of the instances that the expression means.
@@ -38,6 +41,8 @@ class Sample:
     masks: Tensor | None
     names: tuple[str, ...] | None
     exhaustive: bool = True
+    searched: frozenset[str] | None = None
+    every_object: bool = True
     absent: tuple[str, ...] = ()
     expression: str | None = None
     referred: tuple[int, ...] = ()
@@ -78,6 +83,13 @@ class Batch:
     images_B3HW: Tensor
     prompt: TextPrompt
     targets: list[Target]
+
+
+class SampleSource(Protocol):
+    """Samples by index, any index >= 0."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample of an index."""
 
 
 class Vocabulary:
@@ -160,7 +172,7 @@ def collate(
             mask_BK[i, : len(rows)] = True
             for m, name in enumerate(sample.names):
                 named_MK[m, name_column[vocabulary.row(name)]] = True
-            known_K[: len(rows)] = sample.exhaustive
+            known_K[: len(rows)] = _searched(sample, vocabulary, rows)
             for name in sample.absent + sample.names:
                 known_K[name_column[vocabulary.row(name)]] = True
         targets.append(_target(sample, named_MK, known_K, vocabulary))
@@ -191,6 +203,14 @@ def _step_names(
     order = sorted(rows)
     rng.shuffle(order)
     return order
+
+
+def _searched(sample: Sample, vocabulary: Vocabulary, rows: list[int]) -> Tensor:
+    """Which of the step's names were looked for in a picture, bool [K]."""
+    if not sample.exhaustive or sample.searched is None:
+        return torch.full((len(rows),), sample.exhaustive)
+    searched = [vocabulary.names[row] in sample.searched for row in rows]
+    return torch.tensor(searched, dtype=torch.bool)
 
 
 def _prompt_vectors(
@@ -238,7 +258,7 @@ def _target(sample: Sample, named_MK: Tensor, known_K: Tensor, vocabulary: Vocab
         masks_MHW=sample.masks,
         columns_MK=named_MK,
         known_K=known_K,
-        has_object=sample.exhaustive,
+        has_object=sample.exhaustive and sample.every_object,
         rows_M=_rows(sample, vocabulary),
     )
 

@@ -87,8 +87,17 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
     except (OSError, ValueError):
         return  # nothing to compare with; the checkpoint itself is checked when it is read
     asked = json.loads(config.to_json())
-    known = {"loss": dataclasses.asdict(LossConfig()), "overrides": {}}  # of runs that say nothing
-    for field in ("preset", "seed", "batch_size", "annotations", "loss", "overrides"):
+    # Of runs that say nothing about them.
+    known = {
+        "loss": dataclasses.asdict(LossConfig()),
+        "overrides": {},
+        "mixture": [],
+        "recipe": None,
+    }
+    fields = ["preset", "seed", "batch_size", "annotations", *known]
+    if asked["recipe"] is not None:
+        fields.append("steps")  # which place the borders of the stages
+    for field in fields:
         if field not in stored and field not in known:
             continue
         begun = flatten({field: _completed(stored.get(field, {}), known.get(field))})

@@ -29,9 +29,10 @@ from mobius_seg.model import Mobius
 from mobius_seg.train.batches import StepBatches, Steps, step_plan
 from mobius_seg.train.checkpoints import State, check_same_run, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
-from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
+from mobius_seg.train.optim import make_average, make_optimizer
 from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.stages import StageKeeper
 from mobius_seg.train.start import start_network
 from mobius_seg.version import __version__
 
@@ -143,6 +144,7 @@ class Run:
         network.to(self.accelerator.device)
         self.network = channels_last(network)
         self.optimizer = make_optimizer(network, config)
+        self.stages = StageKeeper(config, network, self.optimizer)
         self.average = make_average(network, config.ema)
         self.criterion = Criterion(config.loss)
         self.state: State = {"step": 0, "seconds": 0.0, "images": 0, "snapshot_seconds": 0.0}
@@ -210,7 +212,7 @@ class Run:
         config, device = self.config, self.accelerator.device
         step = self.state["step"]
         self.ready.train()
-        set_rate(self.optimizer, rate(step, self._progress_share(), config))
+        self.stages.enter(step, self._progress_share())
         images = batch.images_B3HW.to(device, non_blocking=True).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
         prompt = dataclasses.replace(batch.prompt, vocabulary_VD=self.names_VD).to(device)

@@ -1,5 +1,6 @@
 """What a training run is, as data."""
 
+import bisect
 import dataclasses
 import json
 import math
@@ -13,6 +14,8 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.loss_config import LossConfig
 from mobius_seg.presets import get_preset
+from mobius_seg.train.mixture import Source, check_ratios
+from mobius_seg.train.recipe import Recipe
 from mobius_seg.train.switches import override
 
 _ABOVE_ZERO = (
@@ -76,6 +79,8 @@ class TrainConfig:
         log_steps: steps between log lines.
         loss: weights and switches of the losses.
         overrides: fields of the model that differ from the preset (or from ``weights``), by name.
+        mixture: sources of the samples, in place of ``annotations`` and of the two ratios.
+        recipe: stages of the run, for comparison; None = one stage.
     """
 
     preset: str
@@ -115,6 +120,8 @@ class TrainConfig:
     log_steps: int = 20
     loss: LossConfig = field(default_factory=LossConfig)
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    mixture: tuple[Source, ...] = ()
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained.
@@ -142,6 +149,8 @@ class TrainConfig:
         self._check_sizes()
         if self.overrides and self.weights is None:
             override(get_preset(self.preset), self.overrides)
+        self._check_mixture()
+        self._check_recipe()
 
     def _check_numbers(self) -> None:
         """Finite numbers in their ranges."""
@@ -176,6 +185,58 @@ class TrainConfig:
         if len(self.sizes) > 1 and self.steps is None:
             raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
 
+    def _check_mixture(self) -> None:
+        """A mixture says all about the data; nothing beside it is left unread."""
+        staged = self.recipe is not None and any(stage.sources for stage in self.recipe.stages)
+        if not self.mixture and not staged:
+            return
+        check_ratios(self.mixture or ())
+        if self.annotations is not None:
+            raise InputError("give either annotations or a mixture of sources, not both")
+        for name in ("expression_ratio", "agnostic_ratio"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture:"
+                    " nothing, its sources have ratios of their own"
+                )
+
+    def _check_recipe(self) -> None:
+        """Stages have steps, sizes and data."""
+        if self.recipe is None:
+            return
+        if self.steps is None:
+            raise InputError("a recipe of stages needs steps (--steps N), not minutes")
+        self.recipe.starts(self.steps)
+        stages = self.recipe.stages
+        if any(stage.size is not None for stage in stages) and len(self.sizes) > 1:
+            raise InputError("give either a schedule of sizes or stages with sizes, not both")
+        if (
+            any(s.sources for s in stages)
+            and not self.mixture
+            and not all(s.sources for s in stages)
+        ):
+            raise InputError(
+                "some stages of the recipe have sources and some have none; allowed: all, none, or"
+                " a mixture for those without"
+            )
+
+    def stage_at(self, step: int) -> int:
+        """Number of a step's stage, from 0; always 0 without a recipe."""
+        if self.recipe is None or self.steps is None:
+            return 0
+        starts = self.recipe.starts(self.steps)
+        return min(bisect.bisect_right(starts, step), len(self.recipe.stages)) - 1
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return 1 if self.recipe is None else len(self.recipe.stages)
+
+    def sources_at(self, stage: int) -> tuple[Source, ...]:
+        """Sources of a stage; none where the run's data is no mixture."""
+        own = self.recipe.stages[stage].sources if self.recipe is not None else ()
+        return own or self.mixture
+
     def model(self) -> ModelConfig:
         """The model that is trained: the preset, or that of ``weights``, with the overrides.
 
@@ -189,18 +250,23 @@ class TrainConfig:
             base = read_config(find_folder(self.weights))
             if base.name != self.preset:
                 raise InputError(f"{self.weights}: holds {base.name}, not {self.preset}")
-        return dataclasses.replace(override(base, self.overrides), input_size=self.sizes[-1][1])
+        size = self.sizes[-1][1]
+        if self.recipe is not None and self.recipe.stages[-1].size is not None:
+            size = self.recipe.stages[-1].size
+        return dataclasses.replace(override(base, self.overrides), input_size=size)
 
     def size_at(self, step: int) -> int:
         """Side of the images of a step in pixels."""
+        if self.recipe is not None:
+            size = self.recipe.stages[self.stage_at(step)].size
+            if size is not None:
+                return size
         fraction = 0.0 if self.steps is None else step / self.steps
         return [size for start, size in self.sizes if start <= fraction][-1]
 
     def to_json(self) -> str:
         """The run's configuration as JSON text."""
-        values: dict[str, Any] = dataclasses.asdict(self)
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-        return json.dumps(plain, indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
 
 
 def check_positive(config: object, fields: Sequence[str]) -> None:
