@@ -36,7 +36,7 @@ from mobius_seg.train.settings import TrainConfig
 Values = dict[str, Any]
 # Fields of TrainConfig that do not decide what comes out.
 _FREE = ("out", "pack", "weights", "resume", "workers", "threads", "precision", "compile")
-_FREE += ("checkpoint_minutes", "snapshot_minutes", "log_steps")
+_FREE += ("checkpoint_minutes", "snapshot_minutes", "snapshot_steps", "log_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
         "figures": figures,
     }
     write_text(folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-    for part in ("checkpoints", "tensorboard"):
+    for part in ("checkpoints", "tensorboard", "snapshots"):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
     shutil.rmtree(folder / "start", ignore_errors=True)
     return result

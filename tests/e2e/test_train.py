@@ -225,3 +225,12 @@ def test_it_learns(pack: Path, tmp_path: Path) -> None:
 def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(settings(pack, tmp_path / "run", **changes))
+
+
+def test_copies_are_kept_by_steps(pack: Path, tmp_path: Path) -> None:
+    model = train(settings(pack, tmp_path / "run", snapshot_steps=3))
+    kept = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert [folder.name for folder in kept] == ["step-00000003", "step-00000006"]
+    early, late, end = weights(kept[0]), weights(kept[1]), weights(model)
+    assert all(torch.equal(value, late[name]) for name, value in end.items())
+    assert any(not torch.equal(value, early[name]) for name, value in end.items())

@@ -182,6 +182,8 @@ class Run:
                 if self.state["step"] % config.log_steps == 0:
                     window = [*window[-5:], (time.monotonic(), self.state["images"])]
                     self._report(losses, window, bar, task)
+                if config.snapshot_steps and self.state["step"] % config.snapshot_steps == 0:
+                    self._snapshot()
                 due = self.state["seconds"] - last_checkpoint
                 if due >= config.checkpoint_minutes * 60:
                     self.checkpoint()
@@ -284,8 +286,13 @@ class Run:
         every = self.config.snapshot_minutes * 60
         if every and due >= every:
             self.state["snapshot_seconds"] = self.state["seconds"]
-            self._save(self.config.out / "snapshots" / f"step-{self.state['step']:08d}")
+            self._snapshot()
         save_checkpoint(self._checkpoints, self.state, self.network, self.average, self.optimizer)
+
+    def _snapshot(self) -> None:
+        """Keep a copy of the averaged weights."""
+        if self.accelerator.is_main_process:
+            self._save(self.config.out / "snapshots" / f"step-{self.state['step']:08d}")
 
     def finish(self) -> Path:
         """Write the averaged model, what it was trained on, and the curve."""

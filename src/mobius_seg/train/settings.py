@@ -28,7 +28,15 @@ _ABOVE_ZERO = (
     "log_steps",
     "checkpoint_minutes",
 )
-_FROM_ZERO = ("workers", "threads", "warmup", "weight_decay", "snapshot_minutes", "seed")
+_FROM_ZERO = (
+    "workers",
+    "threads",
+    "warmup",
+    "weight_decay",
+    "snapshot_minutes",
+    "snapshot_steps",
+    "seed",
+)
 
 BACKBONE_FILE = "backbone.safetensors"  # what ``mobius-seg pretrain`` leaves in its folder
 PRETRAINING_FILE = "pretraining.json"  # and what stands beside it
@@ -76,6 +84,7 @@ class TrainConfig:
         seed: of everything random.
         checkpoint_minutes: minutes between checkpoints.
         snapshot_minutes: minutes between kept copies of the averaged weights; 0 keeps none.
+        snapshot_steps: steps between such copies, whatever the clock says; 0 keeps none.
         log_steps: steps between log lines.
         loss: weights and switches of the losses.
         overrides: fields of the model that differ from the preset (or from ``weights``), by name.
@@ -117,6 +126,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     snapshot_minutes: float = 15.0
+    snapshot_steps: int = 0
     log_steps: int = 20
     loss: LossConfig = field(default_factory=LossConfig)
     overrides: Mapping[str, Any] = field(default_factory=dict)
