@@ -138,7 +138,9 @@ def _lower(stored: Values) -> str:
         for label in ("middle", "last"):
             side = sides[label]
             word = "lower" if side["lower"] else "not lower"
-            words.append(f"{label} {word} ({side['laece0']:.3f} against {side['baseline']:.3f})")
+            words.append(f"{label} {word} ({side['laece0']:.3f} against {side['baseline']:.3f}")
+            spread = side["spread"]
+            words[-1] += ")" if spread is None else f", spread over the seeds up to {spread:.3f})"
         lines.append(f"* `{name}`: {', '.join(words)}.")
     default = verdict["variants"].get(stored["default"])
     outcome = f"LaECE_0 against {verdict['against']}; lowest at both stages together: "

@@ -53,14 +53,13 @@ ERRORS = ("laece0", "laece0_by_name", "d_ece", "laece0_all", "d_ece_all")
 
 def planned(bench: Bench) -> list[TrainingRun]:
     """All fine-tunings."""
-    parts = () if bench.start is None else ALL
     return [
         TrainingRun(
             claim=CLAIM,
             variant=name,
             seed=seed,
             config=replace(bench.config, uncertainty_head=name == "uncertainty"),
-            parts=parts,
+            parts=ALL,
             measure=calibration,
             train={"loss": loss},
         )

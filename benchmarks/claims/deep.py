@@ -46,7 +46,7 @@ def planned(bench: Bench) -> TrainingRun:
         variant=f"layers-{LAYERS}",
         seed=0,
         config=replace(bench.config, decoder_layers=LAYERS),
-        parts=() if bench.start is None else ALL,
+        parts=ALL,
         measure=calibration,
         train={"steps": round(STEPS * bench.setting.steps)},
     )

@@ -124,10 +124,8 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
         return done
     print(f"{run.claim}/{run.name}: {_state(run, bench)}", flush=True)
     if not (folder / "start" / "training.json").exists():
-        source = bench.start if run.parts else None
-        starts.write_start(
-            run.config, source, run.parts, bench.name_vectors, run.seed, folder / "start"
-        )
+        taken = bench.start, run.parts, bench.name_vectors
+        starts.write_start(run.config, *taken, run.seed, folder / "start")
     write_text(folder / "plan.json", json.dumps(plan, indent=2) + "\n")
     model = folder / "run" / "model"
     if not (model / "training.json").exists():  # the file that a training writes last
@@ -202,8 +200,13 @@ def read_options(
     setting = SMOKE if options.smoke else FULL
     options.runs = options.runs or ROOT / "runs" / ("claims-smoke" if options.smoke else "claims")
     options.results = options.results or (options.runs / "results" if options.smoke else RESULTS)
-    start = options.start or (None if options.smoke else setting.preset)
-    return options, Bench(setting, options.pack, options.runs.resolve(), start)
+    options.runs = options.runs.resolve()
+    start = options.start or setting.preset
+    if options.smoke and options.start is None:
+        start = str(options.runs / "smoke-start")
+        if not Path(start).exists():
+            starts.write_smoke_start(Path(start))
+    return options, Bench(setting, options.pack, options.runs, start)
 
 
 def work(

@@ -34,7 +34,6 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.subset import frequent_names, restrict_pack
-from mobius_seg.presets import get_preset
 from mobius_seg.text_features import TextFeatures
 
 LEAST_AP50 = 0.30
@@ -96,6 +95,8 @@ SMOKE = Setting(
     val=4,
     seeds=(0,),
     train=(
+        ("lr", 1e-5),
+        ("backbone_lr", 1e-5),
         ("warmup", 2),
         ("negatives", (2, 6)),
         ("expression_ratio", 0.0),
@@ -148,12 +149,12 @@ class Bench:
         setting: its numbers.
         pack: the full pack.
         runs: folder of everything that is made.
-        start: folder of weights, or shipped model, that runs start from; None starts at random.
+        start: folder of weights, or shipped model, that runs start from.
     """
 
-    def __init__(self, setting: Setting, pack: Path, runs: Path, start: str | None) -> None:
+    def __init__(self, setting: Setting, pack: Path, runs: Path, start: str) -> None:
         self.setting, self.runs, self.full_pack = setting, runs, pack
-        self.start = None if start is None else find_folder(start)
+        self.start = find_folder(start)
 
     @cached_property
     def pack(self) -> Path:
@@ -171,14 +172,14 @@ class Bench:
         return Pack.open(self.pack)
 
     @cached_property
-    def start_digest(self) -> str | None:
+    def start_digest(self) -> str:
         """SHA-256 of the weights that runs start from."""
-        return None if self.start is None else weights_digest(self.start)
+        return weights_digest(self.start)
 
     @cached_property
     def config(self) -> ModelConfig:
         """The model that variants are made of: that of the start, at the setting's size."""
-        base = get_preset(self.setting.preset) if self.start is None else read_config(self.start)
+        base = read_config(self.start)
         stated = {"expected_params": 0, "expected_gmac": 0.0}  # of the preset, not of a variant
         return replace(base, input_size=self.setting.size, **stated)
 
@@ -223,7 +224,7 @@ class Bench:
             "val_scenes": setting.val,
             "scene_seeds": list(setting.scene_seeds),
             "pack_sha256": self.opened.digest,
-            "start": None if self.start is None else self.start.name,
+            "start": self.start.name,
             "start_sha256": self.start_digest,
         }
 

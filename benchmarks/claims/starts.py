@@ -13,6 +13,7 @@ from torch import Tensor
 from mobius_seg.checkpoint import load_model, save_model
 from mobius_seg.config import ModelConfig
 from mobius_seg.model import Mobius
+from mobius_seg.types import TextPrompt
 
 BACKBONE = ("backbone.", "name_map.", "text_projection.", "text_mean")
 """What ``mobius-seg pretrain`` trains: the backbone, the name map and the text's projection."""
@@ -23,7 +24,7 @@ _FRESH = ("decoder.heads.uncertainty.",)
 
 def write_start(
     config: ModelConfig,
-    source: Path | None,
+    source: Path,
     parts: Sequence[str],
     names_KD: Tensor,
     seed: int,
@@ -36,7 +37,7 @@ def write_start(
 
     Args:
         config: of the variant.
-        source: folder of weights to take from; None takes nothing over.
+        source: folder of weights to take from.
         parts: beginnings of the names of tensors that are taken over.
         names_KD: text vectors of the training's names.
         seed: of what is drawn.
@@ -49,7 +50,7 @@ def write_start(
         torch.manual_seed(seed)
         network = Mobius(config)
     network.fit_text(names_KD)
-    taken = [] if source is None else take(network, load_model(source), parts, names_KD)
+    taken = take(network, load_model(source), parts, names_KD)
     save_model(network, folder, training={"taken_over": len(taken), "seed": seed}, float16=False)
 
 
@@ -100,3 +101,24 @@ def _narrowed(source: Mobius, width: int, names_KD: Tensor) -> dict[str, Tensor]
         if key.startswith(("name_map.", "text_projection.")):
             found[key] = torch.einsum("wc,c...->w...", directions_WC, value)
     return found
+
+
+@torch.no_grad()
+def write_smoke_start(folder: Path) -> None:
+    """Write mobius-test with masks that are not empty and scores around a half, without training.
+
+    Args:
+        folder: of the model.
+    """
+    network = load_model("mobius-test", random_weights=True, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    heads, features = network.decoder.heads, network.pixel_decoder.mask_features
+    for weight in (heads.mask[-1].weight, features.weight):
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    heads.classifier.bias.zero_()
+    heads.classifier.object_bias.fill_(2.0)
+    features.bias.zero_()
+    noise_B3HW = torch.rand(1, 3, 64, 64, generator=generator)
+    output = network(noise_B3HW, TextPrompt.everything(network.config.text_dim))
+    features.bias.copy_(-output.mask_features_BMhw.mean((0, 2, 3)))
+    save_model(network, folder, training={"steps": 0}, float16=False)
