@@ -341,18 +341,29 @@ def deadline(minutes: float | None) -> Iterator[Callable[[], float]]:
         A function that says how many seconds are left.
     """
     end = time.monotonic() + (float("inf") if minutes is None else minutes * 60)
+    lock, over = threading.Lock(), threading.Event()
+
+    def interrupt() -> None:
+        with lock:  # a signal after the block would hit whatever comes next
+            if not over.is_set():
+                signal.raise_signal(signal.SIGINT)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = None
-    if minutes is not None:
-        timer = threading.Timer(minutes * 60, signal.raise_signal, [signal.SIGINT])
+    if minutes is not None and minutes > 0:
+        timer = threading.Timer(minutes * 60, interrupt)
         timer.daemon = True
         timer.start()
     try:
         yield lambda: end - time.monotonic()
     finally:
-        if timer is not None:
-            timer.cancel()
-        signal.signal(signal.SIGINT, before)
+        try:
+            with lock:
+                over.set()
+            if timer is not None:
+                timer.cancel()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def by_variant(results: Sequence[Values], keys: Sequence[str]) -> Values:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +75,17 @@ def test_pixel_decoders_are_trained_and_costed(
         module.main(chosen)
 
 
+def test_the_time_is_up_within_the_block_and_never_after_it(scripts: None) -> None:
+    deadline = script("runs").deadline
+    with pytest.raises(KeyboardInterrupt), deadline(0.001):
+        time.sleep(20)
+    with deadline(0.001) as left:
+        assert 0 < left() <= 0.06
+    time.sleep(0.1)
+    with deadline(0) as left:
+        assert left() <= 0
+
+
 def test_losses_are_compared_stage_by_stage(scripts: None, folder: Path) -> None:
     module = script("calibration")
     assert module.main(arguments(folder, "--only", "focal,uncertainty"))
@@ -126,10 +138,10 @@ def test_pages_and_plots_follow_from_the_results(
     monkeypatch.setattr(page, "RESULTS", results)
     sections = page.claims_sections()
     there = [path.stem for path in sorted(results.glob("*.json"))]
-    assert len(sections) == len(there) == 4
+    assert len(sections) == len(there) > 0
     assert all(section.startswith("## Claim") for section in sections)
     drawn = plots.draw_claims(results, tmp_path)
-    assert len(drawn) == 4
+    assert len(drawn) == len(there)
     assert all(path.stat().st_size > 1000 for path in drawn)
 
 
