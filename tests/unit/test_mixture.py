@@ -1,6 +1,7 @@
 """Mixtures and recipes: what is drawn from where, what each sample says, what files may hold."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -373,3 +374,11 @@ def test_one_batch_mixes_sources_and_depends_on_its_step_alone(
     assert torch.equal(again[3].images_B3HW, batch.images_B3HW)
     other = StepBatches(replace(config, seed=1))[3]
     assert not torch.equal(other.images_B3HW, batch.images_B3HW)
+
+
+def test_the_examples_of_the_documentation_are_read(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    mixture, recipe = re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(read_mixture(write(tmp_path, mixture))) == 4
+    stages = read_recipe(write(tmp_path, recipe)).stages
+    assert [stage.name for stage in stages] == ["boxes", "joint", "scale-up"]
