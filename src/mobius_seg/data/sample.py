@@ -98,11 +98,16 @@ class Vocabulary:
     Args:
         names: the names that can be drawn as negatives.
         embeddings_KD: one L2-normalised vector per name, [K, D].
-        encoder: encodes expressions and unknown names; None where only ``names`` occur.
+        encoder: encodes expressions; None where only ``names`` occur.
+        name_encoder: encodes the sub-words of names; None takes ``encoder``.
     """
 
     def __init__(
-        self, names: Sequence[str], embeddings_KD: Tensor, encoder: TextEncoder | None = None
+        self,
+        names: Sequence[str],
+        embeddings_KD: Tensor,
+        encoder: TextEncoder | None = None,
+        name_encoder: TextEncoder | None = None,
     ) -> None:
         """See the class."""
         if len(names) != len(embeddings_KD):
@@ -110,6 +115,7 @@ class Vocabulary:
         self.names = list(names)
         self.embeddings_KD = embeddings_KD.float()
         self.encoder = encoder
+        self.name_encoder = name_encoder or encoder
         self._row = {name: row for row, name in enumerate(self.names)}
 
     def row(self, name: str) -> int:
@@ -230,13 +236,15 @@ def _prompt_vectors(
     ]
     if not spoken and not (named and rows):
         return pooled_BKD, None, None
-    if vocabulary.encoder is None:
+    if (spoken and vocabulary.encoder is None) or (named and vocabulary.name_encoder is None):
         raise InputError("sub-words need a text encoder; this vocabulary has none")
     sequences = [torch.zeros(0, dim)] * len(samples)
     if named:
-        names = vocabulary.encoder.encode([vocabulary.names[row] for row in rows]).sequence()
+        assert vocabulary.name_encoder is not None
+        names = vocabulary.name_encoder.encode([vocabulary.names[row] for row in rows]).sequence()
         sequences = [names.float() if i in named else none for i, none in enumerate(sequences)]
     if spoken:
+        assert vocabulary.encoder is not None
         features = vocabulary.encoder.encode([str(samples[i].expression) for i in spoken])
         pooled_BKD[spoken] = 0.0
         pooled_BKD[spoken, 0] = features.pooled_KD.float()

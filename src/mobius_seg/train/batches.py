@@ -99,18 +99,19 @@ class StepBatches(Dataset[Batch]):
         )
 
     def _make_vocabulary(self) -> Vocabulary:
+        # Names come again and are cached; expressions of composed scenes never do.
+        names_encoder = default_encoder() if self._subwords else None
         if self._pack is None:
             from mobius_seg.data.coco import read_coco
 
             assert self.config.annotations is not None
             names = sorted(set(read_coco(self.config.annotations).names))
-            encoder = default_encoder()
-            return Vocabulary(names, encoder.pooled(names), encoder if self._subwords else None)
+            return Vocabulary(names, default_encoder().pooled(names), None, names_encoder)
         base = [i for i, side in enumerate(self._pack.name_split) if side == "base"]
         vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
         names = [self._pack.names[i] for i in base]
-        spoken = self._subwords or self.config.expression_ratio > 0
-        return Vocabulary(names, vectors[base], MiniLMEncoder() if spoken else None)
+        encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
+        return Vocabulary(names, vectors[base], encoder, names_encoder)
 
 
 class Steps(Sampler[int]):

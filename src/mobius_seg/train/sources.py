@@ -18,7 +18,7 @@ from mobius_seg.data.referring import default_expressions_path, read_expressions
 from mobius_seg.data.referring_samples import ReferringSamples
 from mobius_seg.data.sample import Sample, SampleSource, Vocabulary
 from mobius_seg.data.transforms import AugmentedSamples
-from mobius_seg.text import default_encoder
+from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.draw import Draw
 from mobius_seg.train.mixture import Source
 
@@ -53,7 +53,7 @@ class Sources:
                 if source.supervision == "expressions":
                     self._referring(source, 32, 0)
         spoken = any(source.supervision == "expressions" for source in sources)
-        self.vocabulary = self._make_vocabulary(spoken or subwords)
+        self.vocabulary = self._make_vocabulary(spoken, subwords)
 
     def samples(self, sources: Sequence[Source], size: int, seed: int) -> "MixedSamples":
         """Samples of a mixture, by index.
@@ -119,7 +119,7 @@ class Sources:
         sides = zip(self.pack.names, self.pack.name_split, strict=True)
         return tuple(name for name, side in sides if side == "base")
 
-    def _make_vocabulary(self, encode: bool) -> Vocabulary:
+    def _make_vocabulary(self, spoken: bool, subwords: bool) -> Vocabulary:
         """The base names of the pack, then the other names of the COCO files in order."""
         base = self._base()
         named = {name for samples in self._coco.values() for name in samples.names}
@@ -131,8 +131,10 @@ class Sources:
             parts.append(vectors[rows])
         if more:
             parts.append(default_encoder().pooled(more).float())
-        encoder = default_encoder() if encode else None
-        return Vocabulary([*base, *more], torch.cat(parts), encoder)
+        # Names come again and are cached; expressions of composed scenes never do.
+        encoder = MiniLMEncoder() if spoken else None
+        cached = default_encoder() if subwords else None
+        return Vocabulary([*base, *more], torch.cat(parts), encoder, cached)
 
 
 class MixedSamples:
