@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
+from mobius_seg.train.loop import Run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -86,8 +88,26 @@ def test_the_time_is_up_within_the_block_and_never_after_it(scripts: None) -> No
         assert left() <= 0
 
 
-def test_losses_are_compared_stage_by_stage(scripts: None, folder: Path) -> None:
+def test_losses_are_compared_stage_by_stage(
+    scripts: None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     module = script("calibration")
+    take = Run._step
+
+    def signalled(self: Run, batch: Any) -> dict[str, float]:
+        if self.state["step"] == 1:
+            signal.raise_signal(signal.SIGINT)  # as when the time is up
+        return take(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_step", signalled)
+        assert not module.main(arguments(folder, "--only", "focal"))
+    assert not module.main(arguments(folder, "--only", "focal", "--list"))
+    assert "focal-seed0" in (listed := capsys.readouterr().out)
+    assert "step 2 of 4" in listed
     assert module.main(arguments(folder, "--only", "focal,uncertainty"))
     values = stored(folder, "calibration")
     assert values["middle_stage"] == 1
