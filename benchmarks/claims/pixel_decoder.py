@@ -113,9 +113,10 @@ def main(argv: Sequence[str] | None = None) -> bool:
     counted: dict[str, Any] = {}
 
     def gather(results: list[dict[str, Any]]) -> dict[str, Any]:
-        if not counted:
-            counted.update({k: costs(c) for k, c in variants(bench.config).items()})
         figures = by_variant(results, PRECISION)
+        for name in figures:
+            if name not in counted:
+                counted[name] = costs(variants(bench.config)[name])
         entries = {name: {"gmac": counted[name]} | values for name, values in figures.items()}
         baseline = figures.get(BASELINE, {}).get("agnostic_mask_ap50", {}).get("mean")
         return {
