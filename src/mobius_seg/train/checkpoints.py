@@ -88,7 +88,7 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
         return  # nothing to compare with; the checkpoint itself is checked when it is read
     asked = json.loads(config.to_json())
     # Of runs that say nothing about them.
-    known = {
+    known: dict[str, Any] = {
         "loss": dataclasses.asdict(LossConfig()),
         "overrides": {},
         "mixture": [],
