@@ -40,11 +40,11 @@ def conditions(*, threads: int | None = None, **more: Any) -> dict[str, Any]:
     }
 
 
-def store(name: str, values: dict[str, Any]) -> Path:
-    """Write ``values`` to ``benchmarks/results/<name>.json`` and return the path."""
-    path = RESULTS / f"{name}.json"
+def store(name: str, values: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write ``values`` to ``<folder>/<name>.json`` and return the path."""
+    path = folder / f"{name}.json"
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    print(f"wrote {path.relative_to(ROOT)}")
+    print(f"wrote {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     return path
 
 

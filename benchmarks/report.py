@@ -16,6 +16,8 @@ from typing import Any
 
 import prose
 from attribution import attribution
+from claims_page import claims_sections
+from claims_plots import draw_claims
 from conditions import RESULTS, ROOT
 from cost_page import cost_section
 from mobius_seg.files import write_text
@@ -50,6 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if stale")
     check = parser.parse_args().check
+    if not check:
+        draw_claims()
     stale = [path for path, text in pages().items() if _read(path) != text]
     for path in stale:
         print(("stale: " if check else "wrote ") + path.relative_to(ROOT).as_posix())
@@ -104,6 +108,8 @@ def results() -> str:
         text = section()
         if text:
             parts.append(text)
+        if section is cost_section:
+            parts += claims_sections()
     return "\n".join(parts)
 
 

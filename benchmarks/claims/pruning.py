@@ -30,11 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mobius_seg
 from conditions import RESULTS, ROOT, conditions, store
+from mobius_seg.calibration_file import NAMES
 from mobius_seg.data.coco import CocoData, load_sized, read_coco
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
+from mobius_seg.jobs import Limits, read_instances, read_job
 from mobius_seg.planner import prompt_shape
-from mobius_seg.predictor import Predictor, _read_job
+from mobius_seg.predictor import Predictor
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput, Ranker, decode, image_output
 from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps
@@ -67,7 +69,7 @@ class Data:
         prompt = Prompt(names=tuple(self.coco.names))
         for row in self.rows:
             picture = load_sized(self.coco.images[row], self.folder, self.coco.path)
-            yield row, _read_job(picture, row, prompt, self.size, None)
+            yield row, read_job(picture, row, prompt, self.size, None)
 
 
 def main() -> None:
@@ -87,40 +89,81 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = mobius_seg.load(options.model)
     size = options.size or model.config.input_size
-    data = _val(options, size)
     name = Path(options.model).name
-    path = RESULTS / f"{options.out}.json"
-    everything = json.loads(path.read_text()) if path.exists() else {}
-    setting = {"size": size, "val": len(data.rows), "calib": options.calib}
-    mine = everything.get(name)
-    if mine is None or mine["setting"] != setting:
-        mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+    experiment = Experiment(
+        name=name,
+        model=model,
+        val=_val(options, size),
+        calib=lambda: _calib(options),
+        setting={"size": size, "calib": options.calib},
+        facts={"threads": options.threads, "command": f"{COMMAND} --model {name}"},
+        out=options.out,
+    )
+    experiment.go(options.cells)
 
-    def save() -> None:
-        facts = conditions(
-            threads=options.threads,
-            device=str(model.device) if model.device.type != "cpu" else conditions()["device"],
-            precision="float32",
-            batch=1,
-            command=f"python benchmarks/claims/pruning.py --model {name}",
-        )
-        mine["conditions"] = facts
-        store(options.out, everything | {name: mine})
 
-    if not mine["plans"]:
-        mine["plans"] = _plans(model, options, size)
-        save()
-    if len(mine["true_positives"]) != len(data.rows):
-        mine["true_positives"] = _true_positives(model, data)
-        save()
-    done = 0
-    for cell in _cells(model, mine["plans"]):
-        if cell in mine["cells"] or done == options.cells:
-            continue
-        mine["cells"][cell] = _run(model, data, mine, cell)
-        print(cell, mine["cells"][cell])
-        save()
-        done += 1
+COMMAND = "python benchmarks/claims/pruning.py"
+
+
+@dataclass
+class Experiment:
+    """All cells of one model, those that are stored left out.
+
+    Attributes:
+        name: what the model is called in the results.
+        model: is measured.
+        val: what is measured on.
+        calib: gives annotations and images that floors are learned on.
+        setting: what the stored cells must have in common with these.
+        facts: threads and command, for the conditions.
+        out: name of the results file.
+        results: its folder.
+    """
+
+    name: str
+    model: Predictor
+    val: Data
+    calib: Callable[[], tuple[Path, Path]]
+    setting: Values
+    facts: Values
+    out: str = "pruning"
+    results: Path = RESULTS
+
+    def go(self, most: int | None = None) -> bool:
+        """Run what is missing.
+
+        Args:
+            most: stop after so many cells.
+
+        Returns:
+            True when all cells are stored.
+        """
+        model, data = self.model, self.val
+        path = self.results / f"{self.out}.json"
+        everything = json.loads(path.read_text()) if path.exists() else {}
+        setting = {**self.setting, "val": len(data.rows)}
+        mine = everything.get(self.name)
+        if mine is None or mine["setting"] != setting:
+            mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+
+        def save() -> None:
+            device = {} if model.device.type == "cpu" else {"device": str(model.device)}
+            facts = {"precision": "float32", "batch": 1, **device, **self.facts}
+            mine["conditions"] = conditions(**facts)
+            store(self.out, everything | {self.name: mine}, self.results)
+
+        if not mine["plans"]:
+            mine["plans"] = _plans(model, *self.calib(), data.size)
+            save()
+        if len(mine["true_positives"]) != len(data.rows):
+            mine["true_positives"] = _true_positives(model, data)
+            save()
+        missing = [cell for cell in _cells(model, mine["plans"]) if cell not in mine["cells"]]
+        for cell in missing[:most]:
+            mine["cells"][cell] = _run(model, data, mine, cell)
+            print(cell, mine["cells"][cell])
+            save()
+        return most is None or len(missing) <= most
 
 
 def _val(options: argparse.Namespace, size: int) -> Data:
@@ -134,15 +177,18 @@ def _val(options: argparse.Namespace, size: int) -> Data:
     return Data(coco, images, range(len(coco.images))[: options.limit], size)
 
 
-def _plans(model: Predictor, options: argparse.Namespace, size: int) -> Values:
-    """Policies of every level, learned on calib scenes."""
+def _calib(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Annotations and images of calib scenes."""
     out = options.folder / f"calib-{options.calib}-256-3000"
     if not (out / "annotations.json").exists():
         write_dataset(options.pack, "calib", options.calib, 256, 3000, out)
-    coco = read_coco(out / "annotations.json")
-    records = [
-        record_image(model, coco, out / "images", row, size) for row in range(len(coco.images))
-    ]
+    return out / "annotations.json", out / "images"
+
+
+def _plans(model: Predictor, annotations: Path, images: Path, size: int) -> Values:
+    """Policies of every level, learned on calib scenes."""
+    coco = read_coco(annotations)
+    records = [record_image(model, coco, images, row, size) for row in range(len(coco.images))]
     plans: Values = {}
     for share in SHARES:
         policy = PruningPolicy(
@@ -207,15 +253,16 @@ def _policy_of(
 ) -> tuple[PruningPolicy, StageMaps | None, Callable[[int], Ranker] | None]:
     """Policy, maps and ranker (by row of the data set) of a cell."""
     method, _, level = cell.partition("@")
+    maps = _maps(model)
     if method == "full":
-        return PruningPolicy(), None, None
+        return PruningPolicy(), maps, None
     if method == "layers":
-        return PruningPolicy(layers=int(level)), None, None
+        return PruningPolicy(layers=int(level)), maps, None
     if method == "point":
-        return model.planner.points.policy(level), None, None
+        return model.planner.points.policy(level), maps, None
     plan = mine["plans"][level]
     if method == "adaptive":
-        return PruningPolicy.from_dict(plan["adaptive"]), None, None
+        return PruningPolicy.from_dict(plan["adaptive"]), maps, None
     if method == "uncalibrated":
         return _uncalibrated(model, plan["raw_floor"]), IdentityMaps(), None
     # The selection is whole, as it is for the adaptive policy: only what follows is cut.
@@ -245,7 +292,12 @@ def _policy_of(
 
         return rank
 
-    return fixed, None, ranker
+    return fixed, maps, ranker
+
+
+def _maps(model: Predictor) -> StageMaps | None:
+    """Calibrated confidence of prompts with names, which the floors were learned in."""
+    return None if model.calibration is None else model.calibration.maps[NAMES]
 
 
 @torch.inference_mode()
@@ -255,6 +307,9 @@ def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
     scorer = ApScorer(data.coco, data.rows)
     costs, queries, layers, kept_shares = [], [], [], []
     depth = model.config.decoder_layers
+    limits = Limits(
+        threshold=0.0, max_instances=MAX_DETECTIONS, maps=_maps(model), names_each=MAX_DETECTIONS
+    )
     for row, job in data.jobs():
         images, prompt = model._inputs([job])
         encoded = model.network.encode(images, prompt)
@@ -265,8 +320,8 @@ def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
             stages.append(result.layer)
             index.append(set(result.index_Q.tolist()))
         pruned = PrunedOutput(image_output(encoded, 0, stages), result.index_Q, result.queries)
-        found = model._read(pruned, job, 0.0, MAX_DETECTIONS, prompt_shape(images, prompt))
-        scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names)
+        found = read_instances(model.config, pruned, job, limits, prompt_shape(images, prompt))
+        scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names, found.instance_ids)
         assert found.receipt is not None
         costs.append(found.receipt.gmac)
         layers.append(found.receipt.layers)

@@ -1,11 +1,10 @@
 """One confidence per query, read off its logits: what selection, pruning and results all use."""
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobius_seg.loss_config import ClassLoss
 from mobius_seg.types import LayerOutput
 
 QUALITY_SHARE = 0.5
@@ -149,12 +148,6 @@ def best_column(logits_BQK: Tensor, column_mask_BK: Tensor | None) -> Tensor:
     if column_mask_BK is not None:
         logits_BQK = logits_BQK.masked_fill(~column_mask_BK[:, None, :], float("-inf"))
     return logits_BQK.argmax(-1)
-
-
-ClassLoss = Literal["mal", "varifocal", "focal"]
-CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
-CalibrationTarget = Literal["own", "final"]
-CALIBRATION_TARGETS: tuple[str, ...] = get_args(CalibrationTarget)
 
 
 def confidence_loss(

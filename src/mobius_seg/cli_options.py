@@ -95,7 +95,10 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     Raises:
         InputError: they describe none.
     """
+    from mobius_seg.train.mixture import read_mixture
+    from mobius_seg.train.recipe import read_recipe
     from mobius_seg.train.settings import parse_sizes
+    from mobius_seg.train.switches import parse_loss, parse_overrides
 
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     values = {key: value for key, value in vars(options).items() if key in fields}
@@ -105,6 +108,10 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         values["negatives"] = tuple(options.negatives)
     else:
         values.pop("negatives", None)
+    values["loss"] = parse_loss(options.loss)
+    values["overrides"] = parse_overrides(options.overrides)
+    values["mixture"] = () if options.mixture is None else read_mixture(options.mixture)
+    values["recipe"] = None if options.recipe is None else read_recipe(options.recipe)
     return TrainConfig(**values)
 
 
@@ -249,6 +256,16 @@ def _add_train(commands: _Commands) -> None:
             help=f"{text} (default: yes)",
         )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
+    _option(parser, "--mixture", Path, None, "JSON file of sources to mix, instead of one")
+    _option(parser, "--recipe", Path, None, "JSON file of stages to train in, for comparison")
+    parser.add_argument(
+        "--loss", action="append", metavar="NAME=VALUE",
+        help="a field of the losses' configuration, such as class_loss=focal; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model-option", action="append", dest="overrides", metavar="NAME=VALUE",
+        help="a field of the model's configuration, such as bottleneck_stride=16; repeatable",
+    )  # fmt: skip
 
 
 def _add_pretrain(commands: _Commands) -> None:

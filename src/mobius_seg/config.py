@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -178,6 +179,22 @@ class ModelConfig:
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to ``path``, whole or not at all."""
         write_text(path, self.to_json())
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with other values, whose parameters and cost are then not stated.
+
+        Args:
+            changes: new values by field; lists may stand for tuples.
+
+        Raises:
+            InputError: a value is of a wrong kind or not allowed.
+        """
+        defaults = type(self)(name="default", backbone="default")
+        values = {
+            key: _coerce(key, value, getattr(defaults, key), "model options")
+            for key, value in changes.items()
+        }
+        return dataclasses.replace(self, expected_params=0, expected_gmac=0.0, **values)
 
     @classmethod
     def from_json(cls, text: str, where: str = "config.json") -> Self:

@@ -1,15 +1,62 @@
 """Weights and switches of the losses, as data."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from mobius_seg.calibration import (
-    CALIBRATION_TARGETS,
-    CLASS_LOSSES,
-    CalibrationTarget,
-    ClassLoss,
-)
 from mobius_seg.errors import InputError
-from mobius_seg.points import PointConfig
+
+ClassLoss = Literal["mal", "varifocal", "focal"]
+CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
+CalibrationTarget = Literal["own", "final"]
+CALIBRATION_TARGETS: tuple[str, ...] = get_args(CalibrationTarget)
+
+# Lowest and highest value of each number.
+_POINT_RANGES = {
+    "count": (1, 100_000),
+    "oversample": (1, 100),
+    "importance": (0, 1),
+    "in_box": (0, 100_000),
+    "match_uniform": (1, 100_000),
+    "match_per_target": (0, 100_000),
+}
+_LOSS_RANGES = {
+    **dict.fromkeys(("classification", "mask", "dice", "box", "giou", "contrast"), (0, 10_000)),
+    **dict.fromkeys(("regions", "pull", "dense", "uncertainty"), (0, 10_000)),
+    "dense_tokens": (1, 1000),
+    "gamma": (0, 100),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointConfig:
+    """Numbers of points.
+
+    Attributes:
+        count: points per mask outside the box share.
+        oversample: candidates per kept uncertain point (Mask2Former: 3).
+        importance: share of ``count`` drawn where the mask is uncertain (Mask2Former: 0.75).
+        in_box: further points drawn uniformly in the enlarged target box, so that an object of a
+            dozen pixels is compared at more than three points; 0 gives Mask2Former's sampling.
+        match_uniform: points per image in the matching costs.
+        match_per_target: further matching points in each target's box.
+    """
+
+    count: int = 256
+    oversample: float = 3.0
+    importance: float = 0.75
+    in_box: int = 256
+    match_uniform: int = 256
+    match_per_target: int = 24
+
+    def __post_init__(self) -> None:
+        """Reject numbers that no points can be drawn with.
+
+        Raises:
+            InputError: names the field, the value and what is allowed.
+        """
+        _check_ranges(self, _POINT_RANGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +104,7 @@ class LossConfig:
     points: PointConfig = field(default_factory=PointConfig)
 
     def __post_init__(self) -> None:
-        """Reject an unknown form of the class loss or of its target.
+        """Reject weights out of range, and unknown forms of the class loss or of its target.
 
         Raises:
             InputError: names the field, the value and what is allowed.
@@ -70,3 +117,14 @@ class LossConfig:
                 raise InputError(
                     f"LossConfig.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
                 )
+        _check_ranges(self, _LOSS_RANGES)
+
+
+def _check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Numbers in their ranges, or an InputError that names the first that is not."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise InputError(
+                f"{type(config).__name__}.{name} is {value!r}; allowed: {low:g} to {high:g}"
+            )

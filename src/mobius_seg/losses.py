@@ -73,7 +73,8 @@ class Criterion(nn.Module):
         Returns:
             ``loss`` (the weighted sum) and its parts: ``dense``, ``regions`` and, unweighted and of
             the last layer, ``class``, ``contrast``, ``mask``, ``dice``, ``box``, ``giou`` and
-            ``quality`` (the mean u); ``uncertainty`` where the model has that head.
+            ``quality`` (the mean u of targets with masks); ``uncertainty`` where the model has that
+            head.
         """
         features = output.mask_features_BMhw.float()
         size = (features.shape[2] * 4, features.shape[3] * 4)
@@ -143,14 +144,13 @@ class Criterion(nn.Module):
             support_BM,
         )
         masked_BM = hit_BM & targets.has_mask_B[:, None]
-        quality = (iou.clamp(min=0) * mask_iou).sqrt()
-        quality = torch.where(targets.has_mask_B[:, None], quality, iou.clamp(min=0)).detach()
+        quality = (iou.clamp(min=0) * mask_iou).sqrt().detach()
         terms = {
             "mask": (bce * masked_BM).sum() / normaliser,
             "dice": (dice * masked_BM).sum() / normaliser,
             "box": (l1 * hit_BM).sum() / normaliser,
             "giou": ((1 - giou) * hit_BM).sum() / normaliser,
-            "quality": (quality * hit_BM).sum() / hit_BM.sum().clamp(min=1),
+            "quality": (quality * masked_BM).sum() / masked_BM.sum().clamp(min=1),
         }
         return query_BM, quality, terms
 
@@ -178,7 +178,13 @@ class Criterion(nn.Module):
         """The terms of one stage's confidence."""
         query_BM, quality_BM, targets = answer
         classification, contrast = self._class_terms(
-            layer.logits_BQK, layer.object_logits_BQ, query_BM, quality_BM, targets, columns_BK
+            layer.logits_BQK,
+            layer.object_logits_BQ,
+            query_BM,
+            quality_BM,
+            targets,
+            columns_BK,
+            targets.has_mask_B,
         )
         terms = {"class": classification / normaliser, "contrast": contrast / normaliser}
         if layer.quality_logits_BQ is not None:
@@ -239,8 +245,12 @@ class Criterion(nn.Module):
         quality_BM: Tensor,
         targets: PaddedTargets,
         columns_BK: Tensor,
+        scored_B: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of the class loss (all columns and the object column) and of the contrast."""
+        """Sums of the class loss (all columns and the object column) and of the contrast.
+
+        Images whose qualities are not known (``scored_B``) learn plain focal loss.
+        """
         hit_BM = query_BM >= 0
         b, m = hit_BM.nonzero(as_tuple=True)
         q = query_BM[b, m]
@@ -253,21 +263,29 @@ class Criterion(nn.Module):
             push = push * synonym_weight(targets.similarity_BMK[b, m])
         weight[b, q] = torch.where(named, torch.ones_like(push), push)
         u = quality_BM[b, m]
+        plain_B1 = ~scored_B[:, None]
         target[b, q] = u[:, None] * named
         positive = torch.zeros_like(logits_BQK, dtype=torch.bool)
         positive[b, q] = named
-        loss = (self._confidence(logits_BQK, target, positive) * weight).sum()
+        loss_BQK = self._confidence(logits_BQK, target, positive, plain_B1[..., None])
         object_target = torch.zeros_like(object_logits_BQ)
         object_target[b, q] = u
         object_positive = torch.zeros_like(object_logits_BQ, dtype=torch.bool)
         object_positive[b, q] = True
-        object_loss = self._confidence(object_logits_BQ, object_target, object_positive)
+        object_loss = self._confidence(object_logits_BQ, object_target, object_positive, plain_B1)
         trusted = targets.has_object_B[:, None] | object_positive
         contrast = name_contrast(logits_BQK[b, q], named, push).sum()
-        return loss + (object_loss * trusted).sum(), contrast
+        return (loss_BQK * weight).sum() + (object_loss * trusted).sum(), contrast
 
-    def _confidence(self, logits: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
-        return confidence_loss(logits, quality, positive, self.config.class_loss, self.config.gamma)
+    def _confidence(
+        self, logits: Tensor, quality: Tensor, positive: Tensor, plain: Tensor
+    ) -> Tensor:
+        """The configured form of the confidence loss; focal where ``plain`` says so."""
+        kind, gamma = self.config.class_loss, self.config.gamma
+        loss = confidence_loss(logits, quality, positive, kind, gamma)
+        if kind == "focal" or not bool(plain.any()):
+            return loss
+        return torch.where(plain, confidence_loss(logits, quality, positive, "focal"), loss)
 
     def _dense(
         self,
@@ -295,6 +313,7 @@ class Criterion(nn.Module):
             iou.clamp(min=0).detach(),
             spread,
             columns_BK,
+            torch.ones_like(targets.has_mask_B),  # this u is the box's alone
         )
         box = ((self.config.box * l1 + self.config.giou * (1 - giou)) * hit).sum()
         names = self.config.classification * classification + self.config.contrast * contrast

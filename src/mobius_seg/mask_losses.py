@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobius_seg.loss_config import PointConfig
 from mobius_seg.points import (
-    PointConfig,
     enlarged_corners,
     point_sample,
     sample_mask_points,

@@ -1,34 +1,12 @@
 """Where masks are compared: sampled points, not every pixel (PointRend, Kirillov et al. 2020)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobius_seg.loss_config import PointConfig
+
 _ENLARGE = 1.4
-
-
-@dataclass(frozen=True, kw_only=True)
-class PointConfig:
-    """Numbers of points.
-
-    Attributes:
-        count: points per mask outside the box share.
-        oversample: candidates per kept uncertain point (Mask2Former: 3).
-        importance: share of ``count`` drawn where the mask is uncertain (Mask2Former: 0.75).
-        in_box: further points drawn uniformly in the enlarged target box, so that an object of a
-            dozen pixels is compared at more than three points; 0 gives Mask2Former's sampling.
-        match_uniform: points per image in the matching costs.
-        match_per_target: further matching points in each target's box.
-    """
-
-    count: int = 256
-    oversample: float = 3.0
-    importance: float = 0.75
-    in_box: int = 256
-    match_uniform: int = 256
-    match_per_target: int = 24
 
 
 def point_sample(maps_NCHW: Tensor, points_NP2: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ def uncertainty_loss(
     A query's target is its quality u if its best column names its target, else 0; in an image
     without columns it is u. Cross-entropy with a soft target is a proper score, so what the head
     learns is the expected u of a query that looks and reads like this one; how far that is from u
-    is the decoder's uncertainty. Queries whose best column the image knows nothing about, and
-    unmatched ones where neither names nor objects are exhaustive, have no target.
+    is the decoder's uncertainty. Images without masks have no u and teach nothing. Queries whose
+    best column the image knows nothing about, and unmatched ones where neither names nor objects
+    are exhaustive, have no target.
 
     Args:
         layer: a stage's predictions, with ``quality_logits_BQ``.
@@ -52,4 +53,4 @@ def uncertainty_loss(
     loss_BQ = F.binary_cross_entropy_with_logits(
         layer.quality_logits_BQ, target_BQ, reduction="none"
     )
-    return (loss_BQ * trusted_BQ).sum()
+    return (loss_BQ * (trusted_BQ & targets.has_mask_B[:, None])).sum()

@@ -300,6 +300,7 @@ def test_commands_of_others_are_reached(command: str, capsys: Capture, tmp_path:
 
 
 def test_train_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mobius_seg.loss_config import LossConfig
     from mobius_seg.train import loop
     from mobius_seg.train.settings import TrainConfig
 
@@ -314,10 +315,12 @@ def test_train_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) 
     assert runs[0] == TrainConfig(preset="mobius-n", out=Path("run"), steps=5)
     more = ["--minutes", "2", "--resume", "--size", "64", "--negatives", "1", "9"]
     arguments = [*more, "--lr", "0.5", "--no-freeze-norm", "--no-pretrained"]
+    arguments += ["--loss", "class_loss=focal", "--loss", "pull=0", "--model-option", "width=64"]
     assert main(["train", "--preset", "mobius-n", "--out", "run", *arguments]) == 0
     assert runs[1] == TrainConfig(
         preset="mobius-n", out=Path("run"), minutes=2, resume=True, sizes=((0.0, 64),),
         negatives=(1, 9), lr=0.5, freeze_norm=False, pretrained=False,
+        loss=LossConfig(class_loss="focal", pull=0.0), overrides={"width": 64},
     )  # fmt: skip
 
 

@@ -7,56 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from tests.support.runs import settings, stop_at, weights
 from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
 from mobius_seg.errors import InputError
+from mobius_seg.loss_config import LossConfig
 from mobius_seg.train.batches import StepBatches
-from mobius_seg.train.loop import Run, train
-from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes_pack(tmp_path_factory.mktemp("pack") / "shapes.safetensors")
-
-
-def settings(pack: Path, out: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "preset": "mobius-test",
-        "out": out,
-        "pack": pack,
-        "steps": 6,
-        "batch_size": 2,
-        "sizes": ((0.0, 64),),
-        "negatives": (2, 6),
-        "expression_ratio": 0.0,
-        "freeze_stride": 0,
-        "freeze_norm": False,
-        "pretrained": False,
-        "warmup": 2,
-        "workers": 0,
-        "log_steps": 2,
-        "snapshot_minutes": 0,
-    }
-    return TrainConfig(**{**values, **changes})
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt the run when it is about to take a step."""
-    take = Run._step
-
-    def interrupted(self: Run, batch: Any) -> dict[str, float]:
-        if self.state["step"] == step:
-            raise KeyboardInterrupt
-        return take(self, batch)
-
-    monkeypatch.setattr(Run, "_step", interrupted)
 
 
 def test_run_stores_model_record_log_and_curve(pack: Path, tmp_path: Path) -> None:
@@ -147,7 +110,13 @@ def test_resume_without_checkpoint(pack: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"preset": "mobius-p"}, "preset"), ({"seed": 5}, "seed"), ({"batch_size": 4}, "batch_size")],
+    [
+        ({"preset": "mobius-p"}, "preset"),
+        ({"seed": 5}, "seed"),
+        ({"batch_size": 4}, "batch_size"),
+        ({"loss": LossConfig(class_loss="focal")}, r"loss\.class_loss 'mal', not 'focal'"),
+        ({"overrides": {"uncertainty_head": True}}, r"overrides\.uncertainty_head None, not True"),
+    ],
 )
 def test_another_run_is_not_resumed(
     pack: Path, tmp_path: Path, changes: dict[str, Any], field: str
@@ -155,6 +124,46 @@ def test_another_run_is_not_resumed(
     train(settings(pack, tmp_path / "run", steps=1))
     with pytest.raises(InputError, match=f"was begun with {field}"):
         train(settings(pack, tmp_path / "run", steps=2, resume=True, **changes))
+
+
+def test_switches_are_trained_with_recorded_and_resumed(pack: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "loss": LossConfig(class_loss="varifocal", calibration_target="final"),
+        "overrides": {"uncertainty_head": True, "bottleneck_stride": 16, "token_strides": (8,)},
+    }
+    train(settings(pack, tmp_path / "run", steps=2, **changes))
+    folder = train(settings(pack, tmp_path / "run", steps=4, resume=True, **changes))
+    config = load_model(folder).config
+    assert (config.uncertainty_head, config.bottleneck_stride) == (True, 16)
+    assert "uncertainty" in json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    recorded = json.loads((folder / "training.json").read_text())["settings"]
+    for place in (run, recorded):
+        assert place["loss"]["class_loss"] == "varifocal"
+        assert place["loss"]["calibration_target"] == "final"
+        assert place["overrides"]["token_strides"] == [8]
+    with pytest.raises(InputError, match=r"overrides\.bottleneck_stride 16, not None"):
+        train(settings(pack, tmp_path / "run", steps=6, resume=True, loss=changes["loss"]))
+
+
+def test_the_loss_of_the_run_is_the_one_asked_for(pack: Path, tmp_path: Path) -> None:
+    first = weights(train(settings(pack, tmp_path / "a", steps=2)))
+    other = weights(
+        train(settings(pack, tmp_path / "b", steps=2, loss=LossConfig(class_loss="focal")))
+    )
+    name = "decoder.heads.classifier.embed.weight"
+    assert not torch.equal(first[name], other[name])
+
+
+def test_a_run_from_before_the_switches_goes_on(pack: Path, tmp_path: Path) -> None:
+    train(settings(pack, tmp_path / "run", steps=1))
+    file = tmp_path / "run" / "run.json"
+    stored = json.loads(file.read_text())
+    del stored["loss"], stored["overrides"]
+    file.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"begun with loss\.pull 10\.0, not 0\.0"):
+        train(settings(pack, tmp_path / "run", steps=2, resume=True, loss=LossConfig(pull=0.0)))
+    train(settings(pack, tmp_path / "run", steps=2, resume=True))
 
 
 def test_torn_checkpoint_is_named(pack: Path, tmp_path: Path) -> None:
@@ -216,3 +225,12 @@ def test_it_learns(pack: Path, tmp_path: Path) -> None:
 def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(settings(pack, tmp_path / "run", **changes))
+
+
+def test_copies_are_kept_by_steps(pack: Path, tmp_path: Path) -> None:
+    model = train(settings(pack, tmp_path / "run", snapshot_steps=3))
+    kept = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert [folder.name for folder in kept] == ["step-00000003", "step-00000006"]
+    early, late, end = weights(kept[0]), weights(kept[1]), weights(model)
+    assert all(torch.equal(value, late[name]) for name, value in end.items())
+    assert any(not torch.equal(value, early[name]) for name, value in end.items())

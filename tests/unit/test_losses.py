@@ -164,15 +164,32 @@ def test_each_term_by_hand() -> None:
         torch.full((1, 1, 1), LOG3), torch.full((1, 1), -LOG3), predicted, torch.zeros(1, 1, 3)
     )
     parts = run([layer], torch.zeros(1, 3, 16, 16), [wanted], prompt(1))
-    aim = (1 / 3) ** 1.5
-    named, seen = aim * P + (1 - aim) * N, aim * N + (1 - aim) * P
+    named, seen = 0.25 * 0.25**2 * P, 0.25 * 0.75**2 * N  # no mask, no u: plain focal
     assert float(parts["box"]) == pytest.approx(0.125)
     assert float(parts["giou"]) == pytest.approx(1 - 1 / 3)
-    assert float(parts["quality"]) == pytest.approx(1 / 3)
+    assert float(parts["quality"]) == 0.0
     assert float(parts["class"]) == pytest.approx(named + seen, rel=1e-5)
     assert float(parts["mask"]) == float(parts["dice"]) == 0.0
     total = 4 * (named + seen) + 5 * 0.125 + 2 * (1 - 1 / 3)
     assert float(parts["loss"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_the_quality_of_box_and_mask_is_what_confidence_learns() -> None:
+    """The box of a perfect mask is half a width off: u = sqrt(1/3), as far as points can tell."""
+    wanted = target(BOXES[:1], [[1]])
+    layer, features = perfect(wanted, queries=1)
+    layer = replace(
+        layer,
+        logits_BQK=torch.full((1, 1, 1), LOG3),
+        object_logits_BQ=torch.full((1, 1), -LOG3),
+        boxes_BQ4=torch.tensor([[[0.375, 0.25, 0.25, 0.25]]]),
+    )
+    parts = run([layer], features, [wanted], prompt(1))
+    quality = float(parts["quality"])
+    assert quality == pytest.approx(math.sqrt(1 / 3), rel=0.05)
+    aim = quality**1.5
+    named, seen = aim * P + (1 - aim) * N, aim * N + (1 - aim) * P
+    assert float(parts["class"]) == pytest.approx(named + seen, rel=1e-5)
 
 
 def test_every_stage_counts() -> None:

@@ -1,5 +1,6 @@
 """Any COCO instance data set: its file, checked, and its pictures as training samples."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -75,6 +76,12 @@ class CocoSamples:
         """The distinct category names."""
         return self.coco.names
 
+    def sized(self, size: int) -> "CocoSamples":
+        """The same pictures as square samples of ``size`` pixels; nothing is read again."""
+        other = copy.copy(self)
+        other._size = size
+        return other
+
     def __len__(self) -> int:
         return len(self.coco.images)
 
@@ -83,6 +90,15 @@ class CocoSamples:
 
         Raises:
             InputError: the picture cannot be read, or is not of the size that the file says.
+            IndexError: there is no such picture.
+        """
+        return self.with_rows(index)[0]
+
+    def with_rows(self, index: int) -> tuple[Sample, list[int]]:
+        """The sample of picture ``index``, and which annotation each of its instances is.
+
+        Raises:
+            InputError: as above.
             IndexError: there is no such picture.
         """
         image = self.coco.images[index]
@@ -97,7 +113,7 @@ class CocoSamples:
         pixels = np.full((*canvas, 3), PAD_VALUE, dtype=np.uint8)
         pixels[:height, :width] = resize(picture, frame)
         names = self.coco.names
-        return Sample(
+        sample = Sample(
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
             boxes_xyxy=torch.from_numpy(boxes_xyxy),
             masks=None if masks is None else torch.from_numpy(masks),
@@ -105,6 +121,7 @@ class CocoSamples:
             exhaustive=image.absent is None,
             absent=tuple(names[row] for row in image.absent or ()),
         )
+        return sample, kept
 
     def _usable(self) -> tuple[list[list[int]], int]:
         """Annotations to learn from, per picture, and how many degenerate ones were left out."""

@@ -124,9 +124,13 @@ def write_pack(
         "background_offsets": background_offsets,
         "background_split": np.array([split for _, split in backgrounds], np.uint8),
     }
-    text = json.dumps(meta.__dict__, ensure_ascii=False)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"meta": text})
+        save_file(tensors, temporary, metadata={"meta": meta_text(meta)})
+
+
+def meta_text(meta: PackMeta) -> str:
+    """The metadata entry ``meta`` of a pack's file."""
+    return json.dumps(meta.__dict__, ensure_ascii=False)
 
 
 def build_pack(

@@ -6,6 +6,7 @@ and a loss term applies where its target exists.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class Sample:
         names: one name per instance, or None where no names are known (class-agnostic).
         exhaustive: True when every instance of every name is annotated, so that a name that is not
             among ``names`` is known to be absent.
+        searched: the names that ``exhaustive`` speaks of; None = every name of the training.
+        every_object: True when, besides, nothing is left out that has none of these names.
         absent: names known to be absent (federated annotation); used when not exhaustive.
         expression: a referring expression for this image, or None.
         referred: indices of the instances that the expression means.
@@ -38,6 +41,8 @@ class Sample:
     masks: Tensor | None
     names: tuple[str, ...] | None
     exhaustive: bool = True
+    searched: frozenset[str] | None = None
+    every_object: bool = True
     absent: tuple[str, ...] = ()
     expression: str | None = None
     referred: tuple[int, ...] = ()
@@ -80,17 +85,29 @@ class Batch:
     targets: list[Target]
 
 
+class SampleSource(Protocol):
+    """Samples by index, any index >= 0."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample of an index."""
+
+
 class Vocabulary:
     """Names with their text vectors, and an encoder for what is not among them.
 
     Args:
         names: the names that can be drawn as negatives.
         embeddings_KD: one L2-normalised vector per name, [K, D].
-        encoder: encodes expressions and unknown names; None where only ``names`` occur.
+        encoder: encodes expressions; None where only ``names`` occur.
+        name_encoder: encodes the sub-words of names; None takes ``encoder``.
     """
 
     def __init__(
-        self, names: Sequence[str], embeddings_KD: Tensor, encoder: TextEncoder | None = None
+        self,
+        names: Sequence[str],
+        embeddings_KD: Tensor,
+        encoder: TextEncoder | None = None,
+        name_encoder: TextEncoder | None = None,
     ) -> None:
         """See the class."""
         if len(names) != len(embeddings_KD):
@@ -98,6 +115,7 @@ class Vocabulary:
         self.names = list(names)
         self.embeddings_KD = embeddings_KD.float()
         self.encoder = encoder
+        self.name_encoder = name_encoder or encoder
         self._row = {name: row for row, name in enumerate(self.names)}
 
     def row(self, name: str) -> int:
@@ -160,7 +178,7 @@ def collate(
             mask_BK[i, : len(rows)] = True
             for m, name in enumerate(sample.names):
                 named_MK[m, name_column[vocabulary.row(name)]] = True
-            known_K[: len(rows)] = sample.exhaustive
+            known_K[: len(rows)] = _searched(sample, vocabulary, rows)
             for name in sample.absent + sample.names:
                 known_K[name_column[vocabulary.row(name)]] = True
         targets.append(_target(sample, named_MK, known_K, vocabulary))
@@ -193,6 +211,14 @@ def _step_names(
     return order
 
 
+def _searched(sample: Sample, vocabulary: Vocabulary, rows: list[int]) -> Tensor:
+    """Which of the step's names were looked for in a picture, bool [K]."""
+    if not sample.exhaustive or sample.searched is None:
+        return torch.full((len(rows),), sample.exhaustive)
+    searched = [vocabulary.names[row] in sample.searched for row in rows]
+    return torch.tensor(searched, dtype=torch.bool)
+
+
 def _prompt_vectors(
     samples: Sequence[Sample],
     vocabulary: Vocabulary,
@@ -210,13 +236,15 @@ def _prompt_vectors(
     ]
     if not spoken and not (named and rows):
         return pooled_BKD, None, None
-    if vocabulary.encoder is None:
+    if (spoken and vocabulary.encoder is None) or (named and vocabulary.name_encoder is None):
         raise InputError("sub-words need a text encoder; this vocabulary has none")
     sequences = [torch.zeros(0, dim)] * len(samples)
     if named:
-        names = vocabulary.encoder.encode([vocabulary.names[row] for row in rows]).sequence()
+        assert vocabulary.name_encoder is not None
+        names = vocabulary.name_encoder.encode([vocabulary.names[row] for row in rows]).sequence()
         sequences = [names.float() if i in named else none for i, none in enumerate(sequences)]
     if spoken:
+        assert vocabulary.encoder is not None
         features = vocabulary.encoder.encode([str(samples[i].expression) for i in spoken])
         pooled_BKD[spoken] = 0.0
         pooled_BKD[spoken, 0] = features.pooled_KD.float()
@@ -238,7 +266,7 @@ def _target(sample: Sample, named_MK: Tensor, known_K: Tensor, vocabulary: Vocab
         masks_MHW=sample.masks,
         columns_MK=named_MK,
         known_K=known_K,
-        has_object=sample.exhaustive,
+        has_object=sample.exhaustive and sample.every_object,
         rows_M=_rows(sample, vocabulary),
     )
 

@@ -1,6 +1,7 @@
 """Samples of any size made one size: for training on a user's own pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -93,14 +94,12 @@ def place(sample: Sample, size: int, rng: np.random.Generator) -> Sample:
     if masks is not None:
         keep &= masks.flatten(1).any(1)
     kept = keep.nonzero()[:, 0].tolist()
-    return Sample(
+    return replace(
+        sample,
         image=canvas,
         boxes_xyxy=boxes[keep],
         masks=None if masks is None else masks[keep],
         names=None if sample.names is None else tuple(sample.names[i] for i in kept),
-        exhaustive=sample.exhaustive,
-        absent=sample.absent,
-        expression=sample.expression,
         referred=_renumber(sample.referred, kept),
     )
 

@@ -1,7 +1,6 @@
 """Batches by step number: step i is the same batch in every run with the same seed."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,21 +8,14 @@ from torch.utils.data import Dataset, Sampler
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
-from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
+from mobius_seg.data.sample import Batch, SampleSource, Vocabulary, collate
 from mobius_seg.errors import InputError
-from mobius_seg.presets import get_preset
 from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.sources import Sources
 
 _COLLATE_STREAM = 7
 _PLAN_STREAM = 11
-
-
-class SampleSource(Protocol):
-    """Samples by index, any index >= 0."""
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample of an index."""
 
 
 class StepBatches(Dataset[Batch]):
@@ -47,8 +39,15 @@ class StepBatches(Dataset[Batch]):
                 " the number of processes"
             )
         self.local = config.batch_size // world
-        self._sources: dict[int, SampleSource] = {}
+        self._subwords = config.model().fuse_subwords
+        self._samples: dict[tuple[int, int], SampleSource] = {}
         self._pack: Pack | None = None
+        self._mixed: Sources | None = None
+        if mixed := [s for stage in range(config.stages) for s in config.sources_at(stage)]:
+            self._mixed = Sources(mixed, config.pack, self._subwords)
+            self._pack = self._mixed.pack
+            self.vocabulary = self._mixed.vocabulary
+            return
         if config.annotations is None:
             self._pack = Pack.open(config.pack)
         self.vocabulary = self._make_vocabulary()
@@ -59,13 +58,13 @@ class StepBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """The batch of a step: uint8 images, prompt and targets."""
-        size = self.config.size_at(step)
-        if size not in self._sources:
-            self._sources[size] = self._source(size)
+        key = (self.config.stage_at(step), self.config.size_at(step))
+        if key not in self._samples:
+            self._samples[key] = self._source(*key)
         first = (step * self.world + self.rank) * self.local
-        samples = [self._sources[size][first + i] for i in range(self.local)]
+        samples = [self._samples[key][first + i] for i in range(self.local)]
         rng = np.random.default_rng((self.config.seed, _COLLATE_STREAM, step, self.rank))
-        subwords = get_preset(self.config.preset).fuse_subwords
+        subwords = self._subwords
         return collate(samples, self.vocabulary, rng, self.config.negatives, subwords)
 
     @property
@@ -73,8 +72,11 @@ class StepBatches(Dataset[Batch]):
         """Package, version, licence and digest of everything the scenes are made of."""
         return [dict(source) for source in self._pack.meta.sources] if self._pack else []
 
-    def _source(self, size: int) -> SampleSource:
+    def _source(self, stage: int, size: int) -> SampleSource:
         config = self.config
+        if self._mixed is not None:
+            seed = config.seed + (stage << 96)  # beyond the sources' own seeds
+            return self._mixed.samples(config.sources_at(stage), size, seed)
         if self._pack is None:
             from mobius_seg.data.coco import CocoSamples
             from mobius_seg.data.transforms import AugmentedSamples
@@ -97,16 +99,19 @@ class StepBatches(Dataset[Batch]):
         )
 
     def _make_vocabulary(self) -> Vocabulary:
+        # Names come again and are cached; expressions of composed scenes never do.
+        names_encoder = default_encoder() if self._subwords else None
         if self._pack is None:
             from mobius_seg.data.coco import read_coco
 
             assert self.config.annotations is not None
             names = sorted(set(read_coco(self.config.annotations).names))
-            return Vocabulary(names, default_encoder().pooled(names))
+            return Vocabulary(names, default_encoder().pooled(names), None, names_encoder)
         base = [i for i, side in enumerate(self._pack.name_split) if side == "base"]
         vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
+        names = [self._pack.names[i] for i in base]
         encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
-        return Vocabulary([self._pack.names[i] for i in base], vectors[base], encoder)
+        return Vocabulary(names, vectors[base], encoder, names_encoder)
 
 
 class Steps(Sampler[int]):

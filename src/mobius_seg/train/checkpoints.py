@@ -4,6 +4,7 @@ A checkpoint is a folder ``step-N`` of safetensors files and a ``state.json``. I
 and renamed, then ``latest.json`` is replaced to point to it; older ones are removed last.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.loss_config import LossConfig
 from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.switches import flatten
 
 State = dict[str, Any]
 
@@ -84,12 +87,34 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
     except (OSError, ValueError):
         return  # nothing to compare with; the checkpoint itself is checked when it is read
     asked = json.loads(config.to_json())
-    for field in ("preset", "seed", "batch_size", "annotations"):
-        if field in stored and stored[field] != asked[field]:
-            raise InputError(
-                f"{file.parent}: was begun with {field} {stored[field]!r}, not {asked[field]!r};"
-                " give the same, or choose another --out"
-            )
+    # Of runs that say nothing about them.
+    known: dict[str, Any] = {
+        "loss": dataclasses.asdict(LossConfig()),
+        "overrides": {},
+        "mixture": [],
+        "recipe": None,
+    }
+    fields = ["preset", "seed", "batch_size", "annotations", *known]
+    if asked["recipe"] is not None:
+        fields.append("steps")  # which place the borders of the stages
+    for field in fields:
+        if field not in stored and field not in known:
+            continue
+        begun = flatten({field: _completed(stored.get(field, {}), known.get(field))})
+        now = flatten({field: asked[field]})
+        for key in sorted(begun.keys() | now.keys()):
+            if begun.get(key) != now.get(key):
+                raise InputError(
+                    f"{file.parent}: was begun with {key} {begun.get(key)!r}, not {now.get(key)!r};"
+                    " give the same, or choose another --out"
+                )
+
+
+def _completed(stored: Any, defaults: Any) -> Any:
+    """What a run was begun with; fields that it does not name yet had their defaults."""
+    if not isinstance(stored, dict) or not isinstance(defaults, dict):
+        return stored
+    return defaults | {key: _completed(stored[key], defaults.get(key)) for key in stored}
 
 
 def load_checkpoint(

@@ -20,21 +20,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mobius_seg.backbone import load_imagenet
-from mobius_seg.checkpoint import TRAINING_FILE, load_model, save_model
+from mobius_seg.checkpoint import TRAINING_FILE, save_model
 from mobius_seg.data.sample import Batch
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
-from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import StepBatches, Steps, step_plan
 from mobius_seg.train.checkpoints import State, check_same_run, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
-from mobius_seg.train.optim import make_average, make_optimizer, rate, set_rate
-from mobius_seg.train.pretrain import load_pretrained
+from mobius_seg.train.optim import make_average, make_optimizer
 from mobius_seg.train.record import pretrained_sources, read_record
-from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE, TrainConfig
+from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.stages import StageKeeper
+from mobius_seg.train.start import start_network
 from mobius_seg.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -129,16 +128,14 @@ class Run:
             project_dir=str(config.out),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        # What is trained last is what ``predict`` resizes to unless told otherwise.
-        self.model_config = dataclasses.replace(
-            get_preset(config.preset), input_size=config.sizes[-1][1]
-        )
+        self.model_config = config.model()
         self.batches = StepBatches(
             config, self.accelerator.process_index, self.accelerator.num_processes
         )
         self.names_VD = self.batches.vocabulary.embeddings_KD
-        self.pretraining: dict[str, Any] | None = None
-        network, self.start = self._network()
+        network, self.start, self.pretraining = start_network(
+            config, self.model_config, self.names_VD
+        )
         self.previous = read_record(config.weights, TRAINING_FILE)
         if config.minutes is not None and self.accelerator.num_processes > 1:
             raise InputError("minutes differ between processes; give --steps for several of them")
@@ -147,8 +144,9 @@ class Run:
         network.to(self.accelerator.device)
         self.network = channels_last(network)
         self.optimizer = make_optimizer(network, config)
+        self.stages = StageKeeper(config, network, self.optimizer)
         self.average = make_average(network, config.ema)
-        self.criterion = Criterion()
+        self.criterion = Criterion(config.loss)
         self.state: State = {"step": 0, "seconds": 0.0, "images": 0, "snapshot_seconds": 0.0}
         if config.resume:
             self.state = load_checkpoint(self._checkpoints, network, self.average, self.optimizer)
@@ -163,31 +161,6 @@ class Run:
     @property
     def _checkpoints(self) -> Path:
         return self.config.out / "checkpoints"
-
-    def _network(self) -> tuple[Mobius, str]:
-        """The network at its start, and where its weights came from."""
-        if self.config.weights is not None:
-            network = load_model(self.config.weights)
-            if network.config.name != self.config.preset:
-                raise InputError(
-                    f"{self.config.weights}: holds {network.config.name}, not {self.config.preset}"
-                )
-            self.model_config = dataclasses.replace(
-                network.config, input_size=self.model_config.input_size
-            )
-            network.config = self.model_config
-            return network, str(self.config.weights.name)
-        network = Mobius(self.model_config)
-        network.fit_text(self.names_VD)
-        source = None
-        if self.config.backbone is not None:
-            load_pretrained(network, self.config.backbone / BACKBONE_FILE)
-            self.pretraining = read_record(self.config.backbone, PRETRAINING_FILE)
-            return network, str((self.pretraining or {}).get("start", "pretrained"))
-        if self.config.pretrained:
-            assets = self.config.pack.parent
-            source = load_imagenet(network.backbone, self.model_config.backbone, assets)
-        return network, source or "random"
 
     def go(self) -> None:
         """Take steps until the run is over."""
@@ -209,6 +182,8 @@ class Run:
                 if self.state["step"] % config.log_steps == 0:
                     window = [*window[-5:], (time.monotonic(), self.state["images"])]
                     self._report(losses, window, bar, task)
+                if config.snapshot_steps and self.state["step"] % config.snapshot_steps == 0:
+                    self._snapshot()
                 due = self.state["seconds"] - last_checkpoint
                 if due >= config.checkpoint_minutes * 60:
                     self.checkpoint()
@@ -239,7 +214,7 @@ class Run:
         config, device = self.config, self.accelerator.device
         step = self.state["step"]
         self.ready.train()
-        set_rate(self.optimizer, rate(step, self._progress_share(), config))
+        self.stages.enter(step, self._progress_share())
         images = batch.images_B3HW.to(device, non_blocking=True).float() / 255
         images = images.contiguous(memory_format=torch.channels_last)
         prompt = dataclasses.replace(batch.prompt, vocabulary_VD=self.names_VD).to(device)
@@ -311,8 +286,13 @@ class Run:
         every = self.config.snapshot_minutes * 60
         if every and due >= every:
             self.state["snapshot_seconds"] = self.state["seconds"]
-            self._save(self.config.out / "snapshots" / f"step-{self.state['step']:08d}")
+            self._snapshot()
         save_checkpoint(self._checkpoints, self.state, self.network, self.average, self.optimizer)
+
+    def _snapshot(self) -> None:
+        """Keep a copy of the averaged weights."""
+        if self.accelerator.is_main_process:
+            self._save(self.config.out / "snapshots" / f"step-{self.state['step']:08d}")
 
     def finish(self) -> Path:
         """Write the averaged model, what it was trained on, and the curve."""

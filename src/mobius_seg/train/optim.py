@@ -45,15 +45,16 @@ def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-def rate(step: int, progress: float, config: TrainConfig) -> float:
+def rate(step: int, progress: float, config: TrainConfig, warmup: int | None = None) -> float:
     """Factor on the peak learning rate: linear warm-up, flat, cosine to 1 %.
 
     Args:
         step: steps done.
         progress: share of the run that is done, 0..1.
         config: warm-up and the share of the flat part.
+        warmup: steps of warm-up in place of the configured ones.
     """
-    warm = min(1.0, (step + 1) / max(config.warmup, 1))
+    warm = min(1.0, (step + 1) / max(config.warmup if warmup is None else warmup, 1))
     if progress <= config.flat:
         return warm
     tail = min((progress - config.flat) / max(1 - config.flat, 1e-9), 1.0)

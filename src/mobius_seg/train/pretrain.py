@@ -220,12 +220,16 @@ def pretrain(config: PretrainConfig) -> Path:
     return _write(config.out, network, record)
 
 
-def load_pretrained(network: Mobius, file: Path) -> None:
+def load_pretrained(network: Mobius, file: Path, partly: bool = False) -> list[str]:
     """Start a network's backbone, name map and text projection from what :func:`pretrain` wrote.
 
     Args:
         network: what is filled.
         file: its ``backbone.safetensors``.
+        partly: leave out the name map or the text projection where it does not fit the network.
+
+    Returns:
+        The parts left out.
 
     Raises:
         InputError: the file cannot be read, or belongs to another preset.
@@ -235,9 +239,17 @@ def load_pretrained(network: Mobius, file: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: no backbone could be read here: {error}") from None
     own = _pretrained_part(network)
-    if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in own.items()}:
-        raise InputError(f"{file}: belongs to another preset than {network.config.name}")
-    network.load_state_dict(tensors, strict=False)
+    left_out = []
+    for part in (("backbone.",), ("name_map.",), ("text_projection.", "text_mean")):
+        stored = {k: v for k, v in tensors.items() if k.startswith(part)}
+        wanted = {k: v.shape for k, v in own.items() if k.startswith(part)}
+        if {k: v.shape for k, v in stored.items()} == wanted:
+            network.load_state_dict(stored, strict=False)
+        elif partly and part != ("backbone.",):
+            left_out.append(part[0].rstrip("."))
+        else:
+            raise InputError(f"{file}: belongs to another preset than {network.config.name}")
+    return left_out
 
 
 _PLACES = ("out", "pack")

@@ -1,14 +1,22 @@
 """What a training run is, as data."""
 
+import bisect
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mobius_seg.checkpoint import find_folder, read_config
+from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.loss_config import LossConfig
+from mobius_seg.presets import get_preset
+from mobius_seg.train.mixture import Source, check_ratios
+from mobius_seg.train.recipe import Recipe
+from mobius_seg.train.switches import override
 
 _ABOVE_ZERO = (
     "steps",
@@ -20,7 +28,15 @@ _ABOVE_ZERO = (
     "log_steps",
     "checkpoint_minutes",
 )
-_FROM_ZERO = ("workers", "threads", "warmup", "weight_decay", "snapshot_minutes", "seed")
+_FROM_ZERO = (
+    "workers",
+    "threads",
+    "warmup",
+    "weight_decay",
+    "snapshot_minutes",
+    "snapshot_steps",
+    "seed",
+)
 
 BACKBONE_FILE = "backbone.safetensors"  # what ``mobius-seg pretrain`` leaves in its folder
 PRETRAINING_FILE = "pretraining.json"  # and what stands beside it
@@ -68,7 +84,12 @@ class TrainConfig:
         seed: of everything random.
         checkpoint_minutes: minutes between checkpoints.
         snapshot_minutes: minutes between kept copies of the averaged weights; 0 keeps none.
+        snapshot_steps: steps between such copies, whatever the clock says; 0 keeps none.
         log_steps: steps between log lines.
+        loss: weights and switches of the losses.
+        overrides: fields of the model that differ from the preset (or from ``weights``), by name.
+        mixture: sources of the samples, in place of ``annotations`` and of the two ratios.
+        recipe: stages of the run, for comparison; None = one stage.
     """
 
     preset: str
@@ -105,7 +126,12 @@ class TrainConfig:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     snapshot_minutes: float = 15.0
+    snapshot_steps: int = 0
     log_steps: int = 20
+    loss: LossConfig = field(default_factory=LossConfig)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    mixture: tuple[Source, ...] = ()
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained.
@@ -119,11 +145,9 @@ class TrainConfig:
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
         self._check_numbers()
         ratios = ("expression_ratio", "agnostic_ratio", "prefix_ratio", "drop_ratio", "flat", "ema")
-        for field in ratios:
-            if not 0 <= getattr(self, field) <= 1:
-                raise InputError(
-                    f"TrainConfig.{field} is {getattr(self, field)!r}; allowed: 0 to 1"
-                )
+        for name in ratios:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"TrainConfig.{name} is {getattr(self, name)!r}; allowed: 0 to 1")
         if self.backbone is not None and self.weights is not None:
             raise InputError("give either --weights (a whole model) or --backbone, not both")
         if self.expression_ratio + self.agnostic_ratio > 1:
@@ -133,18 +157,22 @@ class TrainConfig:
                 f"TrainConfig.precision is {self.precision!r}; allowed: auto, fp32, bf16"
             )
         self._check_sizes()
+        if self.overrides and self.weights is None:
+            override(get_preset(self.preset), self.overrides)
+        self._check_mixture()
+        self._check_recipe()
 
     def _check_numbers(self) -> None:
         """Finite numbers in their ranges."""
         check_positive(self, _ABOVE_ZERO)
-        for field in _FROM_ZERO:
-            value = getattr(self, field)
+        for name in _FROM_ZERO:
+            value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"TrainConfig.{field} is {value!r}; allowed: finite, 0 or more")
-        for field, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
-            if getattr(self, field) > limit:
+                raise InputError(f"TrainConfig.{name} is {value!r}; allowed: finite, 0 or more")
+        for name, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
+            if getattr(self, name) > limit:
                 raise InputError(
-                    f"TrainConfig.{field} is {getattr(self, field)}; allowed: 0 to {limit}"
+                    f"TrainConfig.{name} is {getattr(self, name)}; allowed: 0 to {limit}"
                 )
         low, high = self.negatives
         if not 0 <= low <= high:
@@ -167,16 +195,88 @@ class TrainConfig:
         if len(self.sizes) > 1 and self.steps is None:
             raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
 
+    def _check_mixture(self) -> None:
+        """A mixture says all about the data; nothing beside it is left unread."""
+        staged = self.recipe is not None and any(stage.sources for stage in self.recipe.stages)
+        if not self.mixture and not staged:
+            return
+        check_ratios(self.mixture or ())
+        if self.annotations is not None:
+            raise InputError("give either annotations or a mixture of sources, not both")
+        for name in ("expression_ratio", "agnostic_ratio"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(
+                    f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture:"
+                    " nothing, its sources have ratios of their own"
+                )
+
+    def _check_recipe(self) -> None:
+        """Stages have steps, sizes and data."""
+        if self.recipe is None:
+            return
+        if self.steps is None:
+            raise InputError("a recipe of stages needs steps (--steps N), not minutes")
+        self.recipe.starts(self.steps)
+        stages = self.recipe.stages
+        if any(stage.size is not None for stage in stages) and len(self.sizes) > 1:
+            raise InputError("give either a schedule of sizes or stages with sizes, not both")
+        if (
+            any(s.sources for s in stages)
+            and not self.mixture
+            and not all(s.sources for s in stages)
+        ):
+            raise InputError(
+                "some stages of the recipe have sources and some have none; allowed: all, none, or"
+                " a mixture for those without"
+            )
+
+    def stage_at(self, step: int) -> int:
+        """Number of a step's stage, from 0; always 0 without a recipe."""
+        if self.recipe is None or self.steps is None:
+            return 0
+        starts = self.recipe.starts(self.steps)
+        return min(bisect.bisect_right(starts, step), len(self.recipe.stages)) - 1
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return 1 if self.recipe is None else len(self.recipe.stages)
+
+    def sources_at(self, stage: int) -> tuple[Source, ...]:
+        """Sources of a stage; none where the run's data is no mixture."""
+        own = self.recipe.stages[stage].sources if self.recipe is not None else ()
+        return own or self.mixture
+
+    def model(self) -> ModelConfig:
+        """The model that is trained: the preset, or that of ``weights``, with the overrides.
+
+        What is trained last is what ``predict`` resizes to unless told otherwise.
+
+        Raises:
+            InputError: there is no such preset, or the weights belong to another one.
+        """
+        base = get_preset(self.preset)
+        if self.weights is not None:
+            base = read_config(find_folder(self.weights))
+            if base.name != self.preset:
+                raise InputError(f"{self.weights}: holds {base.name}, not {self.preset}")
+        size = self.sizes[-1][1]
+        if self.recipe is not None and self.recipe.stages[-1].size is not None:
+            size = self.recipe.stages[-1].size
+        return dataclasses.replace(override(base, self.overrides), input_size=size)
+
     def size_at(self, step: int) -> int:
         """Side of the images of a step in pixels."""
+        if self.recipe is not None:
+            size = self.recipe.stages[self.stage_at(step)].size
+            if size is not None:
+                return size
         fraction = 0.0 if self.steps is None else step / self.steps
         return [size for start, size in self.sizes if start <= fraction][-1]
 
     def to_json(self) -> str:
         """The run's configuration as JSON text."""
-        values: dict[str, Any] = dataclasses.asdict(self)
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-        return json.dumps(plain, indent=2) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
 
 
 def check_positive(config: object, fields: Sequence[str]) -> None:
@@ -185,11 +285,11 @@ def check_positive(config: object, fields: Sequence[str]) -> None:
     Raises:
         InputError: names the field, the value and what is allowed.
     """
-    for field in fields:
-        value = getattr(config, field)
+    for name in fields:
+        value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(
-                f"{type(config).__name__}.{field} is {value!r}; allowed: finite, above 0"
+                f"{type(config).__name__}.{name} is {value!r}; allowed: finite, above 0"
             )
 
 

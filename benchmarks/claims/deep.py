@@ -1,0 +1,106 @@
+"""Claim, second model: pruning a deep decoder (nine layers), where there is more to save.
+
+    python benchmarks/claims/deep.py --list
+    python benchmarks/claims/deep.py --minutes 60               # again and again until complete
+    python benchmarks/report.py
+
+``mobius-n`` with nine decoder layers in place of four is fine-tuned in the small setting
+(``setting.py``) from the shipped weights; the layers beyond those of the weights begin as copies of
+the last one. Maps are fitted and floors are learned on the setting's calib scenes, and everything
+of ``pruning.py`` is measured on its val scenes: adaptive pruning against a fixed cut, random
+pruning, uncalibrated scores and the oracle, AP against decoder GMAC, and the share of the final
+true positives among the kept queries by layer. The cells go to ``results/pruning.json`` beside
+those of the shipped weights, under ``mobius-n-9-layers``.
+
+The training has 0.6 of the setting's steps, since a step of nine layers takes longer.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from measure import calibration, load
+from pruning import Data, Experiment
+from runs import TrainingRun, deadline, list_runs, parser, perform, read_options
+from setting import Bench
+from starts import ALL
+
+from mobius_seg.checkpoint import load_calibration, save_calibration, weights_digest
+from mobius_seg.data.coco import read_coco
+from mobius_seg.evaluate.calibrate import calibrate
+
+CLAIM = "deep"
+LAYERS = 9
+STEPS = 0.6
+"""Share of the setting's steps."""
+
+
+def planned(bench: Bench) -> TrainingRun:
+    """The training."""
+    return TrainingRun(
+        claim=CLAIM,
+        variant=f"layers-{LAYERS}",
+        seed=0,
+        config=replace(bench.config, decoder_layers=LAYERS),
+        parts=ALL,
+        measure=calibration,
+        train={"steps": round(STEPS * bench.setting.steps)},
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> bool:
+    """Train, calibrate and measure what is missing.
+
+    Returns:
+        True when everything is complete.
+    """
+    options, bench = read_options(parser(__doc__), argv)
+    run = planned(bench)
+    if options.list:
+        list_runs([run], bench)
+        print("then the cells of pruning.py on its result, stored one by one")
+        return False
+    try:
+        with deadline(options.minutes):
+            perform(run, bench, options)
+            return _prune(run, bench, options.threads, options.results)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here")
+        return False
+
+
+def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
+    """The cells that are missing."""
+    folder = run.folder(bench) / "run" / "model"
+    calib, val = bench.scenes("calib"), bench.scenes("val")
+    model = load(bench, folder)
+    if load_calibration(folder) is None:
+        found, _ = calibrate(
+            model,
+            calib.annotations,
+            calib.images,
+            weights_sha256=weights_digest(folder),
+            progress=False,
+        )
+        save_calibration(found, folder)
+        model = load(bench, folder)
+    coco = read_coco(val.annotations)
+    facts: dict[str, Any] = {"threads": threads, "command": "python benchmarks/claims/deep.py"}
+    experiment = Experiment(
+        name=f"{model.config.name}-{LAYERS}-layers",
+        model=model,
+        val=Data(coco, val.images, range(len(coco.images)), model.config.input_size),
+        calib=lambda: (calib.annotations, calib.images),
+        setting={**bench.facts(), "weights_sha256": weights_digest(folder)},
+        facts=facts,
+        results=results,
+    )
+    return experiment.go()
+
+
+if __name__ == "__main__":
+    main()

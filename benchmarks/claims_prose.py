@@ -1,0 +1,34 @@
+"""Text of the claims' sections that stays the same whatever was measured."""
+
+SETTING = """\
+Small setting: {model} at {size} pixels, {names} names, {images_a_run} images a run at full length
+({steps} steps of {batch}), {calib_scenes} calib and {val_scenes} val scenes of its own, composed.
+Complete: {complete} of {planned} runs. Details: [claims](claims.md).
+"""
+
+PIXEL_DECODER = """\
+Equal training of networks that differ in the pixel decoder. GMAC of that part with {names} names,
+in parentheses through the baseline's (`{baseline}`); AP in per cent, mean over seeds and, in
+parentheses, highest less lowest.
+"""
+
+CALIBRATION = """\
+Equal fine-tunings from one checkpoint that differ in the loss. Errors as fractions, raw and with
+isotonic maps fitted on calib scenes, at the middle stage ({middle}) and the last ({last});
+definitions: [calibration](calibration.md). *Rank correlation* is that of the middle stage's
+confidence with the quality at the last stage. In parentheses highest less lowest over the seeds.
+AP is the same raw and with maps.
+"""
+
+PRUNING = """\
+`adaptive@eps`: floors learned on calib scenes so that at most a share eps of the final true
+positives is lost at each stage; `fixed`, `random`, `uncalibrated` and `oracle` cut at that cost;
+`layers@n` runs n layers with all queries; `point@...` are the model's stored operating points. What
+is kept is per cent of the full decoder's true positives, the query selection first.
+"""
+
+TRAINING = """\
+Equal images a step, equal kinds of supervision. Staged: boxes with frozen text, then everything,
+then more masks without names. Unified runs complete a schedule of their own. In parentheses highest
+less lowest over the seeds.
+"""
