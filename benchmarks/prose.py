@@ -23,8 +23,9 @@ What they show, failures included: [pictures](pictures.md).
 CARD_MODEL = """\
 Instance segmentation from names, a referring expression or nothing; {params:.1f} M parameters,
 {gmac:.2f} GMAC at the preset's {size}x{size} with 80 names. These weights were trained last with
-pictures of {own} pixels, which is what they resize to unless told otherwise. Design: [model](model.md). Licence of code and
-weights: Apache-2.0; the pictures behind them keep theirs ([data](data.md)).
+pictures of {own} pixels, which is what they resize to unless told otherwise.
+Design: [model](model.md). Licence of code and weights: Apache-2.0; the pictures behind them keep
+theirs ([data](data.md)).
 """
 
 CARD_USE = """\

@@ -168,6 +168,7 @@ class Run:
         config.out.mkdir(parents=True, exist_ok=True)
         if self.accelerator.is_main_process:
             write_text(config.out / "run.json", config.to_json())
+            print(self._opening(), flush=True)
         begun = time.monotonic() - self.state["seconds"]
         last_checkpoint = self.state["seconds"]
         window: list[tuple[float, int]] = [(time.monotonic(), self.state["images"])]
@@ -189,6 +190,16 @@ class Run:
                     self.checkpoint()
                     last_checkpoint = self.state["seconds"]
         self.checkpoint()
+
+    def _opening(self) -> str:
+        """One line on what begins: where, on what, from what, for how long."""
+        config = self.config
+        end = f"{config.minutes:g} minutes" if config.steps is None else f"{config.steps} steps"
+        done = f"goes on at step {self.state['step']}" if self.state["step"] else "begins"
+        return (
+            f"{config.preset} {done}: {self._device()}, {len(self.names_VD)} names,"
+            f" from {self.start} weights, {end} of {config.batch_size} images"
+        )
 
     def _progress_share(self) -> float:
         """Share of the run that is done, 0..1."""
