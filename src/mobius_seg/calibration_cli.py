@@ -21,7 +21,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     """
     import torch
 
-    from mobius_seg.checkpoint import load_model, weights_digest
+    from mobius_seg.checkpoint import POINTS_FILE, load_model, weights_digest
     from mobius_seg.evaluate.calibrate import calibrate, output_folder, store
     from mobius_seg.predictor import Predictor
 
@@ -39,9 +39,13 @@ def run_calibrate(options: argparse.Namespace) -> int:
         size=options.size,
         limit=options.limit,
     )
+    points = target / POINTS_FILE
+    tuned = points.exists()
     path = store(calibration, source, target)
     for mode, report in reports.items():
         print_report(report, f"mode {mode}, on the calibration set itself")
+    if tuned and not points.exists():
+        print(f"removed {points}, tuned with other score maps: run mobius-seg tune-pruning again")
     print(f"wrote {path}")
     return 0
 

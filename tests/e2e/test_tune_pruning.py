@@ -1,5 +1,6 @@
 """Tuning: the record and its simulation against the real thing, floors, and the command."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tests.support.models import HashEncoder
+from tests.support.models import HashEncoder, lively_network
 
 import mobius_seg
 from mobius_seg import Predictor
 from mobius_seg.cli import main
 from mobius_seg.data.coco import read_coco
 from mobius_seg.evaluate.ap import run_coco_eval
+from mobius_seg.evaluate.stage_scores import collect
+from mobius_seg.model import Mobius
 from mobius_seg.operating_points import load_points
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_record import (
@@ -107,6 +110,7 @@ def test_average_precision_is_coco_s(named: bool) -> None:
                 names_SQ=guesses[None],
                 boxes_SQ4=torch.zeros(1, 12, 4),
                 iou_SQM=np.float32(coco_mask.iou(found, true, [0] * 4))[None],
+                shown_SQ=np.ones((1, 12), np.bool_),
                 truth_M=labels,
                 shape=(64, 64, 3, 0),
             )
@@ -126,11 +130,36 @@ def test_the_record_is_what_the_decoder_says(
 ) -> None:
     for record in records:
         found = predictor.predict(data / f"{record.image + 1}.png", names=NAMES, threshold=0.0)
-        best = np.sort(record.scores_SQ[-1].numpy())[::-1][: len(found)]
+        shown = record.shown_SQ[-1]
+        assert shown.sum() == len(found)
+        best = np.sort(record.scores_SQ[-1].numpy()[shown])[::-1]
         np.testing.assert_allclose(found.scores, best, atol=1e-5)
         assert (record.iou_SQM[-1].max(0) > 0.999).all()  # the truth is among the answers
         assert len(true_positives(record)) == 3
         assert record.scores_SQ.shape == (3, 12)
+    assert not all(record.shown_SQ[-1].all() for record in records)  # a duplicate is among them
+
+
+@pytest.mark.parametrize("part", ["uncertainty_head", "fuse_subwords"])
+def test_the_record_and_the_maps_read_what_predict_reads(data: Path, part: str) -> None:
+    lively = lively_network()
+    network = Mobius(dataclasses.replace(lively.config, **{part: True})).eval()
+    network.load_state_dict(lively.state_dict(), strict=False)
+    if part == "uncertainty_head":
+        with torch.no_grad():
+            network.decoder.heads.uncertainty.mlp[-1].bias.fill_(-2.0)
+    model = Predictor(network, text_encoder=HashEncoder(), device="cpu")
+    long = dict(json.loads((data / "annotations.json").read_text()))
+    long["categories"][0]["name"] = "a cup of several sub-words"
+    (data / "long.json").write_text(json.dumps(long))
+    coco = read_coco(data / "long.json")
+    found = model.predict(data / "1.png", names=list(coco.names), threshold=0.0)
+    record = record_image(model, coco, data, 0, 64)
+    kept = record.scores_SQ[-1][torch.from_numpy(record.shown_SQ[-1])]
+    np.testing.assert_allclose(np.sort(kept)[::-1], found.scores, atol=1e-5)
+    scores = collect(model, coco, data, [0], named=True)
+    counted = scores.confidence[-1][scores.counts[-1]]
+    np.testing.assert_allclose(np.sort(counted)[::-1], found.scores, atol=1e-5)
 
 
 def test_simulated_and_real_runs_agree_where_nothing_was_pruned_before(

@@ -64,9 +64,16 @@ def calibrate(
         The calibration, and for each mode the :func:`error_report` on this very data set.
 
     Raises:
-        InputError: the file or a picture cannot be used, or nothing in it can be fitted to.
+        InputError: the file or a picture cannot be used, it holds a split that training or testing
+            uses, or nothing in it can be fitted to.
     """
     coco, rows = _read(annotations, images, limit)
+    coco.check_held_out("calibration")
+    if coco.federated:
+        raise InputError(
+            f"{coco.path}: is federated (neg_category_ids), and prompts without names cannot be"
+            " calibrated on what leaves objects out; allowed: files that annotate every object"
+        )
     if all(coco.annotations[i].crowd for row in rows for i in coco.by_image[row]):
         raise InputError(f"{coco.path}: no object to calibrate on; allowed: at least one")
     maps: dict[str, ScoreMaps] = {}
@@ -84,10 +91,12 @@ def calibrate(
         reports[mode] = error_report(scores, maps[mode])
     fitted_on = {
         "model": predictor.config.name,
-        "annotations": coco.path.name,
+        **coco.provenance(),
         "images": len(rows),
         "objects": scores.objects,
         "size": size or predictor.config.input_size,
+        "nms_iou": predictor.config.nms_iou,
+        "mask_margin": predictor.config.mask_margin,
         "version": __version__,
     }
     calibration = Calibration(
@@ -120,7 +129,7 @@ def mapped_confidence(
         confidence: of the network, [N].
     """
     values = maps.apply(stage, torch.from_numpy(confidence.astype(np.float32)))
-    return values.double().numpy()
+    return values.float().double().numpy()
 
 
 def calibration_report(
