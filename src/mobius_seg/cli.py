@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobius_seg.cli_options import build_parser, train_config
 from mobius_seg.errors import InputError
-from mobius_seg.terminal import make_console, print_error, tolerate_encoding
+from mobius_seg.terminal import make_console, print_error, shows_progress, tolerate_encoding
 
 if TYPE_CHECKING:
     from mobius_seg.predictor import Predictor
@@ -146,7 +146,11 @@ def _run_jobs(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
     with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=len(jobs) < 2, transient=True
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=len(jobs) < 2 or not shows_progress(console),
+        transient=True,
     ) as bar:
         for job in bar.track(jobs, description="segmenting"):
             try:

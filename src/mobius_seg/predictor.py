@@ -5,6 +5,7 @@ Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -195,12 +196,12 @@ class Predictor:
             nms_iou: mask IoU of duplicates, the weaker goes; None for the model's own, 1 for none.
             batch_size: how many pictures run at once.
             calibrated: map scores to the quality to expect, where the model has been calibrated;
-                False returns the network's own scores. Pruning reads the mapped ones either way.
+                False returns the network's own. Pruning reads mapped ones either way.
             budget: limit for each picture: ``"2.5gmac"``, ``"3layers"`` or ``"80ms"`` (time of the
                 network, measured on this device when first asked for); None for none.
             operating_point: a tuned point of the model (``full``, ``balanced``, ``fast``) or a
-                policy; None for ``full``. With a budget both limits hold. Points are tuned with
-                names: without, only their fixed limits hold (a warning says so).
+                policy; None for ``full``. With a budget both limits hold. Without names, floors
+                of points are left out, with a warning: they were tuned with names.
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
@@ -216,10 +217,8 @@ class Predictor:
         counts = (max_instances, batch_size, names_per_instance)
         limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
         request = self.planner.request(budget, operating_point, _named(prompts))
-        pairs = enumerate(zip(sources, prompts, strict=True))
-        jobs = (
-            read_job(s, i, prompt, size, f"image {i}" if many else None) for i, (s, prompt) in pairs
-        )
+        where = (f"image {i}" if many else None for i in range(len(sources)))
+        jobs = map(read_job, sources, range(len(sources)), prompts, repeat(size), where)
         done = self._run_all(jobs, len(sources), limits, batch_size, request)
         return done if many else done[0]
 

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from mobius_seg.terminal import print_warning
+
 if TYPE_CHECKING:
     from mobius_seg.operating_points import OperatingPoints
 
@@ -18,11 +20,13 @@ def run_tune(options: argparse.Namespace) -> int:
     """
     import torch
 
-    from mobius_seg.checkpoint import find_folder, load_calibration, load_model
+    from mobius_seg.calibration_cli import warn_if_few
+    from mobius_seg.checkpoint import CALIBRATION_FILE, load_calibration, load_model
+    from mobius_seg.evaluate.calibrate import copy_model, output_folder
     from mobius_seg.predictor import Predictor
     from mobius_seg.tune_pruning import tune
 
-    folder = find_folder(options.model)
+    source, target = output_folder(options.model, options.out, "operating points")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     # Without the points that may be there: they are replaced, even if they fit no more.
@@ -36,8 +40,13 @@ def run_tune(options: argparse.Namespace) -> int:
         size=options.size,
         limit=options.limit,
     )
-    path = points.save(folder)
+    copy_model(source, target, (CALIBRATION_FILE,))
+    path = points.save(target)
     _print_points(points)
+    warn_if_few(points.conditions["images"])
+    for point, other in (("balanced", "full"), ("fast", "balanced")):
+        if points.points[point].policy == points.points[other].policy:
+            print_warning(f"{point} is {other}: nothing cheaper was found to keep its bound")
     print(f"wrote {path}")
     return 0
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from mobius_seg.cost.certify import executed_profile
@@ -41,6 +40,7 @@ from mobius_seg.pruning_record import (
     true_positives,
 )
 from mobius_seg.receipt import Receipt
+from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
 METRICS = ("ap", "recall")
@@ -267,7 +267,7 @@ class _Runs:
             measured = self.measure(candidate.policy, name)
             if measured_loss(full, measured, metric) <= most + 1e-9:
                 break
-        self._done.setdefault(PruningPolicy(), full)
+        self._done[PruningPolicy()] = full
         allowed = [
             OperatingPoint(policy, measured)
             for policy, measured in self._done.items()
@@ -349,4 +349,6 @@ def _round(values: Sequence[float]) -> float:
 
 def _track(steps: Sequence[int], text: str, show: bool) -> Any:
     """The steps, with a bar on standard error."""
-    return track(steps, text, console=Console(stderr=True), disable=not show, transient=True)
+    console = make_console(stderr=True)
+    hidden = not (show and shows_progress(console))
+    return track(steps, text, console=console, disable=hidden, transient=True)

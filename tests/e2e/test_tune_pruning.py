@@ -28,7 +28,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
-from mobius_seg.tune_pruning import THRESHOLDS, learn_floors
+from mobius_seg.tune_pruning import THRESHOLDS, Candidate, _Runs, learn_floors
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +197,42 @@ def test_floors_lose_at_most_their_share(records: list[ImageRecord], share: floa
     assert all(a <= b for a, b in zip(learn_floors(records, 0.0)[1], floors[1], strict=True))
 
 
+def test_a_point_is_the_cheapest_policy_that_was_run() -> None:
+    """Forty candidates, of which the cheap ones lose far more than the simulation says."""
+
+    class Runs(_Runs):
+        def __init__(self) -> None:
+            self._done = {}
+
+        def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
+            lost = 0.05 if policy.least < 39 else 0.001
+            figures = {"mask_ap": 0.5 - lost, "agnostic_mask_ap": 0.5}
+            self._done[policy] = {**figures, "decoder_gmac": float(policy.least)}
+            return self._done[policy]
+
+    full: dict[str, float | None]
+    full = {"mask_ap": 0.5, "agnostic_mask_ap": 0.5, "decoder_gmac": 1000.0}
+    promised = [1.0] * 5 + [0.5] * 33 + [0.1] * 2
+    found = [
+        Candidate(PruningPolicy(least=i + 1), loss, i + 1.0) for i, loss in enumerate(promised)
+    ]
+    runs = Runs()
+    balanced = runs.cheapest(found, 0.3, "ap", full, "balanced")
+    fast = runs.cheapest(found, 1.2, "ap", full, "fast")
+    assert balanced.measured["decoder_gmac"] == 39.0
+    assert fast.measured["decoder_gmac"] == 39.0  # no dearer than balanced
+    nothing = Runs().cheapest(found[:5], 1.2, "ap", full, "fast")
+    assert nothing.policy == PruningPolicy()
+
+
+def test_floors_between_level_scores_still_drop(records: list[ImageRecord]) -> None:
+    level = [
+        dataclasses.replace(one, scores_SQ=0.6 + one.scores_SQ.double() * 1e-9) for one in records
+    ]
+    for row, wanted in zip(learn_floors(level, 0.5), learn_floors(records, 0.5), strict=True):
+        np.testing.assert_allclose((np.array(row) - 0.6) * 1e9, wanted, atol=1e-4)
+
+
 def test_tune_pruning_from_the_command_line(
     data: Path,
     tmp_path: Path,
@@ -210,7 +246,10 @@ def test_tune_pruning_from_the_command_line(
     common = ["tune-pruning", "--model", str(folder), "--images", str(data)]
     annotations = ["--annotations", str(data / "annotations.json")]
     assert main([*common, *annotations, "--loss", "2"]) == 0
-    assert "balanced" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "balanced" in said.out
+    assert "warning: 4 pictures are few" in said.err
+    assert "" not in said.err.splitlines()
     model = mobius_seg.load(folder, "cpu", text_encoder=HashEncoder())
     points = load_points(folder, model.config)
     assert list(points.points) == ["full", "balanced", "fast"]
@@ -230,10 +269,19 @@ def test_tune_pruning_from_the_command_line(
     found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)
     assert found.receipt is not None
 
+    copy = tmp_path / "copy"
+    assert main([*common, *annotations, "--loss", "2", "--out", str(copy)]) == 0
+    assert load_points(copy, model.config).points == points.points
+    assert (copy / "model.safetensors").exists()
+    capsys.readouterr()
+    shipped = ["tune-pruning", "--model", "mobius-n", "--images", str(data), *annotations]
+    assert main(shipped) == 2
+    assert "part of the installation" in capsys.readouterr().err
+
     empty = json.loads((data / "annotations.json").read_text()) | {"annotations": []}
     (tmp_path / "empty.json").write_text(json.dumps(empty))
     capsys.readouterr()
-    for arguments, said in (
+    for arguments, wanted in (
         (["--annotations", str(tmp_path / "empty.json")], "finds none of its instances"),
         ([*annotations, "--loss", "-1"], "'-1' is not a number from 0 to 100"),
         ([*annotations, "--metric", "iou"], "invalid choice: 'iou'"),
@@ -241,4 +289,4 @@ def test_tune_pruning_from_the_command_line(
     ):
         assert main([*common, *arguments]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
-        assert said in lines[-1]
+        assert wanted in lines[-1]

@@ -10,6 +10,7 @@ from torch import Tensor
 from mobius_seg import latency
 from mobius_seg.budget import plan_gmac
 from mobius_seg.config import ModelConfig
+from mobius_seg.cost.closed import mask_cost
 from mobius_seg.cost.dispatch import OperatorCounter
 from mobius_seg.cost.record import Workload
 from mobius_seg.latency import measure_latency
@@ -40,7 +41,7 @@ def test_selection_masks_are_not_billed_where_they_are_not_run() -> None:
     config = dataclasses.replace(TEST, selection_masks=True)
     macs = decoder_macs(config, torch.rand(1, 3, 64, 64), PruningPolicy())
     work = Workload(height=64, width=64, names=2)
-    masks = config.queries * config.mask_dim * 16 * 16 / 1e9  # of the last layer, not run here
+    masks = mask_cost(config, 64, 64, config.queries) / 1e9  # of the last layer, not run here
     executed = sum(value for part, value in macs.items() if part != "rest") / 1e9
     planned = plan_gmac(config, work, (config.queries,) * (config.decoder_layers + 1))
     assert planned == pytest.approx(executed + masks, rel=1e-3)

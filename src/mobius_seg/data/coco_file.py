@@ -92,10 +92,17 @@ class CocoData:
     annotations: tuple[CocoAnnotation, ...]
     split: str | None = None
 
-    @property
-    def federated(self) -> bool:
-        """Whether a picture says nothing about some of the names."""
-        return any(image.absent is not None for image in self.images)
+    def check_exhaustive(self) -> None:
+        """See that prompts without names can be judged by the file.
+
+        Raises:
+            InputError: it is federated: what it leaves out may be in a picture all the same.
+        """
+        if any(image.absent is not None for image in self.images):
+            raise InputError(
+                f"{self.path}: is federated (neg_category_ids) and leaves objects out; calibration"
+                " without names needs a file that annotates every object"
+            )
 
     @cached_property
     def by_image(self) -> list[list[int]]:

@@ -26,7 +26,6 @@ from torch import Tensor
 from mobius_seg.calibration import best_column, stage_confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.coco import CocoData, load_sized
-from mobius_seg.errors import InputError
 from mobius_seg.postprocess import boxes_to_original, distinct_masks
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch
@@ -86,38 +85,32 @@ def collect(
         size: longest side of the input in pixels, None for the model's own.
 
     Raises:
-        InputError: a picture cannot be used, or the file is federated and everything is asked for:
-            what it leaves out may be there.
+        InputError: a picture cannot be used, or the file is federated and no names are asked for.
     """
-    if not named and coco.federated:
-        raise InputError(
-            f"{coco.path}: is federated (neg_category_ids), so it does not say what else is in a"
-            " picture; allowed in mode 'everything': files that annotate every object"
-        )
-    size = predictor.config.input_size if size is None else size
-    asked = [Prompt(names=coco.names if named else None)]
-    subwords = predictor.config.fuse_subwords
-    prompt = build_batch(asked, predictor.text_encoder, subwords).to(predictor.device)
+    if not named:
+        coco.check_exhaustive()
+    config, asked = predictor.config, [Prompt(names=coco.names if named else None)]
+    prompt = build_batch(asked, predictor.text_encoder, config.fuse_subwords).to(predictor.device)
     texts = list(Prompt(names=coco.names).texts) if named else []
     column_row = np.array([coco.names.index(text) for text in texts] or [0], np.int64)
-    alpha = predictor.config.objectness_weight
     parts: list[list[NDArray[Any]]] = [[] for _ in range(5)]
     objects = images = 0
     for row in rows:
         entry = coco.images[row]
-        frame = make_frame(entry.height, entry.width, size)
+        frame = make_frame(entry.height, entry.width, size or config.input_size)
         pixels = resize(load_sized(entry, folder, coco.path), frame)
         output = predictor.network(pad_and_stack([pixels], frame).to(predictor.device), prompt)
         truth = _Truth(coco, row, named)
         objects, images = objects + truth.objects, images + 1
         stages = []
         for stage, layer in enumerate(output.layers):
-            score_Q = stage_confidence(layer, None, alpha)[0].float().cpu().double().numpy()
+            raw_BQ = stage_confidence(layer, None, config.objectness_weight)
+            score_Q = raw_BQ[0].float().cpu().double().numpy()
             column_Q = np.zeros(len(score_Q), np.int64)
             if named:
                 column_Q = best_column(layer.logits_BQK, None)[0].cpu().numpy()
             name_Q = column_row[column_Q]
-            judged = truth.judge(output, stage, frame, score_Q, name_Q, predictor.config)
+            judged = truth.judge(output, stage, frame, score_Q, name_Q, config)
             stages.append((score_Q, *judged, name_Q))
         for part, values in zip(parts, zip(*stages, strict=True), strict=True):
             part.append(np.stack(values))
@@ -215,7 +208,7 @@ class _Truth:
         )
         overlap = np.where(name_NG[:, columns], overlap, 0.0)
         iou_NG[:, columns] = overlap
-        return iou_NG, (overlap[:, crowd] > _IN_CROWD).any(1)
+        return iou_NG, np.asarray((overlap[:, crowd] > _IN_CROWD).any(1), np.bool_)
 
 
 def greedy(worth_QG: Floats, order: NDArray[np.int64], least: float) -> dict[int, float]:
