@@ -30,11 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mobius_seg
 from conditions import RESULTS, ROOT, conditions, store
+from mobius_seg.calibration_file import NAMES
 from mobius_seg.data.coco import CocoData, load_sized, read_coco
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
+from mobius_seg.jobs import Limits, read_instances, read_job
 from mobius_seg.planner import prompt_shape
-from mobius_seg.predictor import Predictor, _read_job
+from mobius_seg.predictor import Predictor
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput, Ranker, decode, image_output
 from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps
@@ -67,7 +69,7 @@ class Data:
         prompt = Prompt(names=tuple(self.coco.names))
         for row in self.rows:
             picture = load_sized(self.coco.images[row], self.folder, self.coco.path)
-            yield row, _read_job(picture, row, prompt, self.size, None)
+            yield row, read_job(picture, row, prompt, self.size, None)
 
 
 def main() -> None:
@@ -207,15 +209,16 @@ def _policy_of(
 ) -> tuple[PruningPolicy, StageMaps | None, Callable[[int], Ranker] | None]:
     """Policy, maps and ranker (by row of the data set) of a cell."""
     method, _, level = cell.partition("@")
+    maps = _maps(model)
     if method == "full":
-        return PruningPolicy(), None, None
+        return PruningPolicy(), maps, None
     if method == "layers":
-        return PruningPolicy(layers=int(level)), None, None
+        return PruningPolicy(layers=int(level)), maps, None
     if method == "point":
-        return model.planner.points.policy(level), None, None
+        return model.planner.points.policy(level), maps, None
     plan = mine["plans"][level]
     if method == "adaptive":
-        return PruningPolicy.from_dict(plan["adaptive"]), None, None
+        return PruningPolicy.from_dict(plan["adaptive"]), maps, None
     if method == "uncalibrated":
         return _uncalibrated(model, plan["raw_floor"]), IdentityMaps(), None
     # The selection is whole, as it is for the adaptive policy: only what follows is cut.
@@ -245,7 +248,12 @@ def _policy_of(
 
         return rank
 
-    return fixed, None, ranker
+    return fixed, maps, ranker
+
+
+def _maps(model: Predictor) -> StageMaps | None:
+    """Calibrated confidence of prompts with names, which the floors were learned in."""
+    return None if model.calibration is None else model.calibration.maps[NAMES]
 
 
 @torch.inference_mode()
@@ -255,6 +263,9 @@ def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
     scorer = ApScorer(data.coco, data.rows)
     costs, queries, layers, kept_shares = [], [], [], []
     depth = model.config.decoder_layers
+    limits = Limits(
+        threshold=0.0, max_instances=MAX_DETECTIONS, maps=_maps(model), names_each=MAX_DETECTIONS
+    )
     for row, job in data.jobs():
         images, prompt = model._inputs([job])
         encoded = model.network.encode(images, prompt)
@@ -265,8 +276,8 @@ def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
             stages.append(result.layer)
             index.append(set(result.index_Q.tolist()))
         pruned = PrunedOutput(image_output(encoded, 0, stages), result.index_Q, result.queries)
-        found = model._read(pruned, job, 0.0, MAX_DETECTIONS, prompt_shape(images, prompt))
-        scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names)
+        found = read_instances(model.config, pruned, job, limits, prompt_shape(images, prompt))
+        scorer.add(row, found.rles, found.boxes_xyxy, found.scores, found.names, found.instance_ids)
         assert found.receipt is not None
         costs.append(found.receipt.gmac)
         layers.append(found.receipt.layers)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mobius_seg.calibration_file import fitted
+from mobius_seg.calibration_cli import advice
+from mobius_seg.calibration_file import PrecisionTable, fitted
 from mobius_seg.checkpoint import load_calibration, load_model, save_model, weights_digest
 from mobius_seg.cli import main
 from mobius_seg.errors import InputError
@@ -221,6 +222,31 @@ def test_a_calibration_of_other_weights_is_refused(
             load(calibrated_folder, "cpu")
     finally:
         (calibrated_folder / "calibration.json").write_text(calibration)
+
+
+def test_calibrate_says_what_it_advises_and_what_it_rests_on(
+    model_folder: Path, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    (folder / "operating_points.json").write_text("{}")
+    assert run("calibrate", folder, data_set) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "warning: 3 pictures are few to fit on; 100 or more make figures that hold"
+    ]
+    assert "mode everything: precision 0.5" in said.out
+    assert f"removed {folder / 'operating_points.json'}, tuned with other" in said.out
+    assert not (folder / "operating_points.json").exists()
+    calibration = load_calibration(folder)
+    assert calibration is not None
+    assert calibration.fitted_on["split"] is None
+    assert calibration.fitted_on["nms_iou"] == load(folder, "cpu").config.nms_iou
+    table = PrecisionTable(thresholds=(0.1, 0.14, 0.3), precision=(0.4, 0.5, 0.8))
+    assert advice(table) == (
+        "precision 0.5 from score 0.14, precision 0.75 from score 0.30,"
+        " precision 0.9 is not reached"
+    )
 
 
 def test_where_a_calibration_may_go(
