@@ -7,9 +7,11 @@ queries), then widens (early layers more than late ones, where fewer queries sti
 fills up the late layers. That order is a choice, not a measurement.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
 from typing import Literal, get_args
 
 from mobius_seg.config import ModelConfig
@@ -57,7 +59,8 @@ class Budget:
 
     def __str__(self) -> str:
         """As :meth:`parse` reads it."""
-        return f"{self.amount:g}{self.unit}"
+        number = format(Decimal(repr(float(self.amount))).normalize(), "f")
+        return f"{number}{self.unit}"
 
 
 def _bad(text: object) -> InputError:
@@ -141,10 +144,11 @@ def _limited(base: PruningPolicy, plan: Plan | None, layers: int) -> PruningPoli
 
 
 def _rounded_up(value: float) -> str:
-    """Three digits, never below the value."""
-    text = f"{value:.3g}"
-    step = 10.0 ** (len(f"{int(value)}") - 3)
-    return text if float(text) >= value else f"{float(text) + step:.3g}"
+    """At least three digits, never below the value, as :meth:`Budget.parse` reads it."""
+    decimals = max(0, 2 - math.floor(math.log10(value)))
+    step = Decimal(1).scaleb(-decimals)
+    up = Decimal(repr(float(value))).quantize(step, rounding=ROUND_CEILING)
+    return format(up.normalize(), "f")
 
 
 def monotone(values: Sequence[float]) -> list[float]:

@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobius_seg.errors import InputError
+from mobius_seg.terminal import print_warning
 
 if TYPE_CHECKING:
+    from mobius_seg.calibration_file import PrecisionTable
     from mobius_seg.predictor import Predictor
+
+FEW = 100
+"""Pictures below which a fit is warned about (ours)."""
+_PRECISIONS = (0.5, 0.75, 0.9)
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
@@ -21,7 +27,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     """
     import torch
 
-    from mobius_seg.checkpoint import load_model, weights_digest
+    from mobius_seg.checkpoint import POINTS_FILE, load_model, weights_digest
     from mobius_seg.evaluate.calibrate import calibrate, output_folder, store
     from mobius_seg.predictor import Predictor
 
@@ -39,11 +45,36 @@ def run_calibrate(options: argparse.Namespace) -> int:
         size=options.size,
         limit=options.limit,
     )
+    points = target / POINTS_FILE
+    tuned = points.exists()
     path = store(calibration, source, target)
     for mode, report in reports.items():
         print_report(report, f"mode {mode}, on the calibration set itself")
+    for mode in reports:
+        print(f"mode {mode}: {advice(calibration.table(mode))}")
+    warn_if_few(calibration.fitted_on["images"])
+    if tuned and not points.exists():
+        print(f"removed {points}, tuned with other score maps: run mobius-seg tune-pruning again")
     print(f"wrote {path}")
     return 0
+
+
+def advice(table: "PrecisionTable") -> str:
+    """Score thresholds of some precisions, in words."""
+    parts = []
+    for precision in _PRECISIONS:
+        try:
+            parts.append(f"precision {precision} from score {table.threshold_for(precision):.2f}")
+        except InputError:
+            parts.append(f"precision {precision} is not reached")
+            break
+    return ", ".join(parts)
+
+
+def warn_if_few(images: int) -> None:
+    """Say so where a fit rests on few pictures."""
+    if images < FEW:
+        print_warning(f"{images} pictures are few to fit on; {FEW} or more make figures that hold")
 
 
 def check_eval_options(options: argparse.Namespace) -> None:

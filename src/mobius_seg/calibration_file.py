@@ -1,5 +1,6 @@
 """``calibration.json``: score maps and precision tables of a model, for each mode."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
@@ -102,6 +103,10 @@ class Calibration:
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is unknown; allowed: {', '.join(MODES)}")
         return self.tables[str(mode)]
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`to_json`: operating points belong to the maps they were tuned with."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """The file's text."""

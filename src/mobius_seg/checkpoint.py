@@ -153,15 +153,20 @@ def load_calibration(name: str | Path) -> "Calibration | None":
 def save_calibration(calibration: "Calibration", folder: str | Path) -> Path:
     """Write a calibration into a model's folder, whole or not at all.
 
+    Operating points that lie there were tuned with other maps and are removed, unless the
+    calibration is the one that is there.
+
     Returns:
         The file.
 
     Raises:
         InputError: it cannot be written.
     """
-    path = Path(folder) / CALIBRATION_FILE
+    path, text = Path(folder) / CALIBRATION_FILE, calibration.to_json()
     try:
-        write_text(path, calibration.to_json())
+        if not path.exists() or path.read_bytes() != text.encode():
+            (Path(folder) / POINTS_FILE).unlink(missing_ok=True)
+        write_text(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
@@ -180,7 +185,8 @@ def load_operating_points(name: str | Path) -> "OperatingPoints":
         name: as for :func:`load_model`.
 
     Raises:
-        InputError: no such model, or the file is broken or belongs to another network.
+        InputError: no such model, or the file is broken, belongs to another network or was tuned
+            with other weights or score maps.
     """
     from mobius_seg.operating_points import load_points
     from mobius_seg.static_points import static_points
@@ -189,7 +195,10 @@ def load_operating_points(name: str | Path) -> "OperatingPoints":
     config = read_config(folder)
     if not (folder / POINTS_FILE).exists():
         return static_points(config)
-    return load_points(folder, config)
+    points, calibration = load_points(folder, config), load_calibration(name)
+    maps = None if calibration is None else calibration.digest()
+    points.check_scale(maps, weights_digest(folder), str(folder / POINTS_FILE))
+    return points
 
 
 def find_folder(name: str | Path) -> Path:

@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from mobius_seg.cli_options import build_parser, train_config
 from mobius_seg.errors import InputError
-from mobius_seg.terminal import make_console, print_error, printable, tolerate_encoding
+from mobius_seg.terminal import (
+    make_console,
+    print_error,
+    printable,
+    shows_progress,
+    tolerate_encoding,
+)
 
 if TYPE_CHECKING:
-    from mobius_seg.operating_points import OperatingPoints
     from mobius_seg.predictor import Predictor
 
 USER_ERROR = 2
@@ -182,7 +187,11 @@ def _run_jobs(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
     with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=len(jobs) < 2, transient=True
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=len(jobs) < 2 or not shows_progress(console),
+        transient=True,
     ) as bar:
         for job in bar.track(jobs, description="segmenting"):
             try:
@@ -331,37 +340,9 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _tune_pruning(options: argparse.Namespace) -> int:
-    from mobius_seg.checkpoint import find_folder
-    from mobius_seg.tune_pruning import tune
+    from mobius_seg.tune_cli import run_tune
 
-    folder = find_folder(options.model)
-    points = tune(
-        _load(options),
-        options.annotations,
-        options.images,
-        loss=options.loss,
-        metric=options.metric,
-        size=options.size,
-        limit=options.limit,
-    )
-    path = points.save(folder)
-    _print_points(points)
-    print(f"wrote {path}")
-    return 0
-
-
-def _print_points(points: "OperatingPoints") -> None:
-    """A table of the operating points as measured."""
-    from rich.table import Table
-
-    table = Table("point")
-    keys = [key for key in points.points["full"].measured if not key.startswith("queries_")]
-    for key in keys:
-        table.add_column(key.replace("_", " "), justify="right")
-    for name, point in points.points.items():
-        values = (point.measured[key] for key in keys)
-        table.add_row(name, *("undefined" if v is None else f"{v:.4f}" for v in values))
-    make_console().print(table)
+    return run_tune(options)
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -346,6 +346,10 @@ def _add_tune_pruning(commands: _Commands) -> None:
         help="mask AP with and without names, or recall of masks (default: ap)",
     )  # fmt: skip
     _option(parser, "--limit", count, None, "only the first so many pictures")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="folder for a copy of the model with its points (default: the model's own)",
+    )  # fmt: skip
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

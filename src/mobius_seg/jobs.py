@@ -5,22 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
 from mobius_seg.instances import Instances
 from mobius_seg.planner import Shape
-from mobius_seg.postprocess import boxes_to_original, encode_masks, select, without_duplicates
+from mobius_seg.postprocess import boxes_to_original, distinct_masks, select
 from mobius_seg.preprocess import Frame, make_frame, resize
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput
 from mobius_seg.pruning import StageMaps
 from mobius_seg.receipt import Receipt
-from mobius_seg.types import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,10 @@ class Limits:
         max_instances: how many at most.
         names_each: best names that each comes under.
         nms_iou: mask IoU of duplicates; None for the model's own.
-        maps: calibrated confidence of each stage, which pruning reads too; None for the raw one.
+        maps: of each stage's scores, as they are returned; None for the raw ones.
+        pruning_maps: of the confidence that pruning reads, whatever is returned: floors are learned
+            with the model's maps.
+        pruning_threshold: the threshold as a score of the last stage under these maps.
     """
 
     threshold: float
@@ -40,6 +40,8 @@ class Limits:
     maps: StageMaps | None
     names_each: int = 1
     nms_iou: float | None = None
+    pruning_maps: StageMaps | None = None
+    pruning_threshold: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,14 @@ def read_instances(
         maps=limits.maps,
         names_each=limits.names_each,
     )
-    mask_of, computed = _distinct(config, output, chosen.shown(), job, limits)
+    mask_of, computed = distinct_masks(
+        output,
+        chosen.shown(),
+        job.frame,
+        nms_iou=config.nms_iou if limits.nms_iou is None else limits.nms_iou,
+        margin=config.mask_margin,
+        most=limits.max_instances,
+    )
     kept = [i for i, query in enumerate(chosen.queries_N.tolist()) if query in mask_of]
     rles = [mask_of[query] for query in chosen.queries_N[kept].tolist()]
     boxes_N4 = output.layers[-1].boxes_BQ4[0].cpu()[chosen.queries_N[kept]]
@@ -117,28 +126,6 @@ def read_instances(
             masks=computed,
         ),
     )
-
-
-def _distinct(
-    config: ModelConfig, output: ModelOutput, shown_M: Tensor, job: Job, limits: Limits
-) -> tuple[dict[int, dict[str, Any]], int]:
-    """Masks of the best queries that are neither empty nor duplicates, and how many were computed.
-
-    Queries follow until the limit is reached, so that none of its places goes to a duplicate.
-    """
-    nms_iou = config.nms_iou if limits.nms_iou is None else limits.nms_iou
-    kept: dict[int, dict[str, Any]] = {}
-    computed = 0
-    for some in torch.split(shown_M, limits.max_instances):
-        found = encode_masks(output, 0, some, job.frame, margin=config.mask_margin)
-        computed += len(some)
-        stays = without_duplicates([*kept.values(), *found], nms_iou)[len(kept) :]
-        for query, rle, stay in zip(some.tolist(), found, stays, strict=True):
-            if rle is not None and stay and len(kept) < limits.max_instances:
-                kept[query] = rle
-        if len(kept) == limits.max_instances:
-            break
-    return kept, computed
 
 
 def _numbered(queries: list[int]) -> NDArray[np.int64]:

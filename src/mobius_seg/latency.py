@@ -27,10 +27,10 @@ class LatencyProfile:
 
     Attributes:
         encoder_ms: backbone, text and pixel decoder.
-        memory_ms: projecting the image tokens.
+        memory_ms: projecting the image tokens, once for all layers; 0 where each layer does so.
         queries: ascending numbers of queries that were timed.
         selection_ms: query selection at those numbers, mask vectors included.
-        layer_ms: one layer with its heads at those numbers.
+        layer_ms: one layer with its heads, and its own projection if it has one, at those numbers.
         mask_ms: the mask product of all queries at those numbers.
     """
 
@@ -130,6 +130,8 @@ def measure_latency(
         selection_ms.append(timed(select))
         layer_ms.append(timed(advance))
         mask_ms.append(timed(product))
+    if not network.config.share_value_projection:
+        layer_ms, memory_ms = [time + memory_ms for time in layer_ms], 0.0
     return LatencyProfile(
         encoder_ms=encoder_ms,
         memory_ms=memory_ms,

@@ -317,8 +317,8 @@ class Criterion(nn.Module):
         )
         box = ((self.config.box * l1 + self.config.giou * (1 - giou)) * hit).sum()
         names = self.config.classification * classification + self.config.contrast * contrast
-        share = hit.sum() / targets.valid_BM.sum().clamp(min=1)
-        return (names + box) / (normaliser * share.clamp(min=1))
+        # Tokens assigned, by the same mean over the processes as the normaliser.
+        return (names + box) / torch.maximum(normaliser, mean_count(hit.sum().float()))
 
     @torch.no_grad()
     def dense_assign(self, dense: DenseOutput, targets: PaddedTargets) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobius_seg.checkpoint import POINTS_FILE
+from mobius_seg.checkpoint import POINTS_FILE, WEIGHTS_FILE, weights_digest
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
@@ -20,6 +20,8 @@ from mobius_seg.pruning import PruningPolicy
 FULL = "full"
 NAMES = (FULL, "balanced", "fast")
 UNTUNED = "; `mobius-seg tune-pruning` makes more, static_points.json holds no keep fractions yet"
+WEIGHTS_KEY, CALIBRATION_KEY = "weights_sha256", "calibration_sha256"
+"""Conditions that say what points belong to; no digest of a calibration = tuned on raw scores."""
 _FORMAT = 1
 
 
@@ -90,8 +92,30 @@ class OperatingPoints:
                         f" {config.name!r} has {queries} queries and {depth} layers"
                     )
 
+    def check_scale(self, calibration: str | None, weights: str, where: str) -> None:
+        """See that floors are read against the scores they were learned on.
+
+        Args:
+            calibration: digest of the model's score maps, None where it has none.
+            weights: digest of its weight file.
+            where: name of the file, for the message.
+
+        Raises:
+            InputError: the points were tuned with other maps or weights.
+        """
+        other = "weights" if self.conditions.get(WEIGHTS_KEY, weights) != weights else ""
+        if self.conditions.get(CALIBRATION_KEY) != calibration:
+            other = "score maps"
+        if other:
+            raise InputError(
+                f"{where}: was tuned with other {other}; delete the file, or run"
+                " mobius-seg tune-pruning again"
+            )
+
     def save(self, folder: str | Path) -> Path:
         """Write the file into a model's folder, whole or not at all; returns its path.
+
+        The digest of the weights that lie there is written with it.
 
         Raises:
             InputError: it cannot be written.
@@ -101,8 +125,11 @@ class OperatingPoints:
             name: {"policy": point.policy.to_dict(), "measured": dict(point.measured)}
             for name, point in self.points.items()
         }
-        values = {"format": _FORMAT, "conditions": dict(self.conditions), "points": points}
+        conditions = dict(self.conditions)
         try:
+            if (path.parent / WEIGHTS_FILE).exists():
+                conditions[WEIGHTS_KEY] = weights_digest(path.parent)
+            values = {"format": _FORMAT, "conditions": conditions, "points": points}
             write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None

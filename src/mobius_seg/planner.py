@@ -1,6 +1,7 @@
 """From what a caller asks for (a budget, an operating point) to the policy of one image."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -47,8 +48,15 @@ class Planner:
         self.points = points
         self.latency: dict[Shape, LatencyProfile] = {}
 
-    def request(self, budget: object, operating_point: object) -> Request:
+    def request(self, budget: object, operating_point: object, named: bool = True) -> Request:
         """Read the arguments of ``predict``.
+
+        Args:
+            budget: text or None.
+            operating_point: name of a point, a policy, or None.
+            named: whether names or expressions are asked for. A point's floors and its stopping
+                are learned with names and read scores of another kind without: they are left out
+                then, with a warning. A policy of the caller's own is taken as it is.
 
         Raises:
             InputError: the budget is none, or the model has no such point.
@@ -60,6 +68,13 @@ class Planner:
             policy = operating_point
         elif operating_point is not None:
             policy = self.points.policy(operating_point)
+            if not named and policy.form == "adaptive":
+                policy = replace(policy, thresholds=(), floors=(), settle=None)
+                warnings.warn(
+                    f"operating point {operating_point!r} is tuned for prompts with names; without"
+                    " names its floors and its early stop are left out",
+                    stacklevel=3,
+                )
         return Request(None if budget is None else Budget.parse(budget), policy)
 
     def policy(self, request: Request, images_B3HW: Tensor, prompt: TextPrompt) -> PruningPolicy:

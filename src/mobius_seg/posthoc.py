@@ -79,7 +79,8 @@ class ScoreMaps:
             scores: confidences in 0..1, any shape.
 
         Returns:
-            The same shape and dtype, in 0..1; equal to ``scores`` under the identity.
+            The same shape, in 0..1: ``scores`` itself under the identity, else in double precision
+            (single on a device without), since level parts of a map lie within one step of single.
 
         Raises:
             InputError: there is no such stage.
@@ -89,7 +90,6 @@ class ScoreMaps:
         chosen = self.stages[stage]
         if chosen == StageMap():
             return scores
-        # Single precision would give neighbouring scores one value (a device without double: mps).
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
         knots = torch.tensor(chosen.knots, dtype=dtype, device=scores.device)
         x, y = knots[:, 0].contiguous(), knots[:, 1]
@@ -97,7 +97,7 @@ class ScoreMaps:
         right = torch.searchsorted(x, at.contiguous(), right=True).clamp(1, len(x) - 1)
         slope = (y[right] - y[right - 1]) / (x[right] - x[right - 1])
         value = y[right - 1] + (at - x[right - 1]) * slope
-        return value.clamp(0, 1).to(scores.dtype)
+        return value.clamp(0, 1)
 
     def to_json(self) -> str:
         """The maps as JSON text."""

@@ -37,9 +37,14 @@ def fit_stage_map(scores: Values, quality: Values) -> StageMap:
         scores: confidences in 0..1, [N].
         quality: u in 0..1, [N].
 
+    Returns:
+        The map; the identity where there is nothing to fit to, N = 0.
+
     Raises:
         InputError: scipy is not installed.
     """
+    if not len(scores):
+        return StageMap()
     temperature = fit_temperature(scores, quality)
     at = torch.sigmoid(torch.logit(torch.from_numpy(scores)) / temperature).numpy()
     x, y = _isotonic(at, quality)

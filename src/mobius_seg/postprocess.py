@@ -87,7 +87,9 @@ def select(
     if quality_BQ is not None:
         best_Qn = with_quality(best_Qn[None], quality_BQ[index : index + 1].float())[0]
     best_Qn, column_Qn = best_Qn.cpu(), column_Qn.cpu()
-    mapped_Qn = best_Qn if maps is None else maps.apply(len(output.layers) - 1, best_Qn)
+    mapped_Qn = best_Qn
+    if maps is not None:  # rounded first: a result stays at the threshold of its own score
+        mapped_Qn = maps.apply(len(output.layers) - 1, best_Qn).to(best_Qn.dtype)
     order_Q = torch.sort(best_Qn[:, 0], descending=True, stable=True).indices
     kept_M = order_Q[mapped_Qn[order_Q, 0] >= threshold][:max_instances]
     each = best_Qn.shape[1]
@@ -133,6 +135,47 @@ def without_duplicates(rles: list[dict[str, Any] | None], nms_iou: float) -> lis
         better = [j for j in range(i) if stays[real[j]]]
         stays[real[i]] = not over_RR[i, better].any()
     return stays
+
+
+def distinct_masks(
+    output: ModelOutput,
+    ranked_M: Tensor,
+    frame: Frame,
+    *,
+    nms_iou: float,
+    margin: float,
+    most: int,
+    stage: int = -1,
+) -> tuple[dict[int, dict[str, Any]], int]:
+    """Masks of the best queries that are neither empty nor duplicates of a better one.
+
+    What predictions, score maps and tuned policies are about. Queries follow until the limit is
+    reached, so that none of its places goes to a duplicate.
+
+    Args:
+        output: of the network, B = 1.
+        ranked_M: int64, queries, best first.
+        frame: where the picture lies in the input.
+        nms_iou: of :func:`without_duplicates`.
+        margin: of :func:`encode_masks`.
+        most: how many are kept at most.
+        stage: whose masks, by default those of the last.
+
+    Returns:
+        Query -> its mask as RLE, best first, and how many masks were computed.
+    """
+    kept: dict[int, dict[str, Any]] = {}
+    computed = 0
+    for some in torch.split(ranked_M, max(1, most)):
+        found = encode_masks(output, 0, some, frame, stage, margin)
+        computed += len(some)
+        stays = without_duplicates([*kept.values(), *found], nms_iou)[len(kept) :]
+        for query, rle, stay in zip(some.tolist(), found, stays, strict=True):
+            if rle is not None and stay and len(kept) < most:
+                kept[query] = rle
+        if len(kept) == most:
+            break
+    return kept, computed
 
 
 def boxes_to_original(boxes_N4: Tensor, frame: Frame) -> NDArray[np.float32]:

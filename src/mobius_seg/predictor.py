@@ -5,6 +5,7 @@ Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -25,7 +26,7 @@ from mobius_seg.predict_arguments import check_arguments, choose_device
 from mobius_seg.preprocess import pad_and_stack
 from mobius_seg.prompts import Prompt, build_batch, read_prompts
 from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
-from mobius_seg.pruning import PruningPolicy, StageMaps
+from mobius_seg.pruning import PruningPolicy
 from mobius_seg.static_points import static_points
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
@@ -195,11 +196,12 @@ class Predictor:
             nms_iou: mask IoU of duplicates, the weaker goes; None for the model's own, 1 for none.
             batch_size: how many pictures run at once.
             calibrated: map scores to the quality to expect, where the model has been calibrated;
-                False gives the network's own scores. Pruning reads the same scores.
+                False returns the network's own. Pruning reads mapped ones either way.
             budget: limit for each picture: ``"2.5gmac"``, ``"3layers"`` or ``"80ms"`` (time of the
                 network, measured on this device when first asked for); None for none.
             operating_point: a tuned point of the model (``full``, ``balanced``, ``fast``) or a
-                policy; None for ``full``. With a budget both limits hold.
+                policy; None for ``full``. With a budget both limits hold. Without names, floors
+                of points are left out, with a warning: they were tuned with names.
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
@@ -214,11 +216,9 @@ class Predictor:
         size = self.config.input_size if size is None else size
         counts = (max_instances, batch_size, names_per_instance)
         limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
-        request = self.planner.request(budget, operating_point)
-        pairs = enumerate(zip(sources, prompts, strict=True))
-        jobs = (
-            read_job(s, i, prompt, size, f"image {i}" if many else None) for i, (s, prompt) in pairs
-        )
+        request = self.planner.request(budget, operating_point, _named(prompts))
+        where = (f"image {i}" if many else None for i in range(len(sources)))
+        jobs = map(read_job, sources, range(len(sources)), prompts, repeat(size), where)
         done = self._run_all(jobs, len(sources), limits, batch_size, request)
         return done if many else done[0]
 
@@ -290,7 +290,7 @@ class Predictor:
         size = self.config.input_size if size is None else size
         counts = (max_instances, 1, 1)
         limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
-        request = self.planner.request(budget, operating_point)
+        request = self.planner.request(budget, operating_point, _named(prompts))
         job = read_job(image, 0, prompts[0], size, None)
         return self._stream(job, limits, request)
 
@@ -334,12 +334,16 @@ class Predictor:
         """The numbers of a call, checked; counts are of instances, of a batch, of names each."""
         most, batch_size, names_each = counts
         check_arguments(size, threshold, most, batch_size, calibrated, names_each, nms_iou)
-        return Limits(float(threshold), most, self._maps(calibrated, prompts), names_each, nms_iou)
-
-    def _maps(self, calibrated: bool, prompts: Sequence[Prompt]) -> StageMaps | None:
-        """Maps of the scores of a call; prompts without names have maps of their own."""
+        threshold = float(threshold)
+        if self.calibration is None:
+            return Limits(threshold, most, None, names_each, nms_iou, None, threshold)
         mode = NAMES if any(prompt.texts for prompt in prompts) else EVERYTHING
-        return self.calibration.maps[mode] if calibrated and self.calibration else None
+        maps = self.calibration.maps[mode]
+        if calibrated:
+            return Limits(threshold, most, maps, names_each, nms_iou, maps, threshold)
+        raw = torch.tensor(threshold, dtype=torch.float64)
+        mapped = float(maps.apply(self.config.decoder_layers, raw))
+        return Limits(threshold, most, None, names_each, nms_iou, maps, mapped)
 
     @torch.inference_mode()
     def _stream(self, job: Job, limits: Limits, request: Request) -> Iterator[Instances]:
@@ -351,7 +355,8 @@ class Predictor:
         policy = self.planner.policy(request, images_B3HW, prompt)
         encoded = self.network.encode(images_B3HW, prompt)
         layers: list[LayerOutput] = []
-        steps = decode(self.network, encoded, policy, threshold=limits.threshold, maps=limits.maps)
+        at, maps = limits.pruning_threshold, limits.pruning_maps
+        steps = decode(self.network, encoded, policy, threshold=at, maps=maps)
         for (found,) in steps:
             layers.append(found.layer)
             output = PrunedOutput(image_output(encoded, 0, layers), found.index_Q, found.queries)
@@ -370,9 +375,8 @@ class Predictor:
         images_B3HW, prompt = self._inputs(jobs)
         policy = self.planner.policy(request, images_B3HW, prompt)
         encoded = self.network.encode(images_B3HW, prompt)
-        outputs = run_pruned(
-            self.network, encoded, policy, threshold=limits.threshold, maps=limits.maps
-        )
+        at, maps = limits.pruning_threshold, limits.pruning_maps
+        outputs = run_pruned(self.network, encoded, policy, threshold=at, maps=maps)
         shape = prompt_shape(images_B3HW, prompt)
         for output, job in zip(outputs, jobs, strict=True):
             results[job.index] = read_instances(self.config, output, job, limits, shape)
@@ -383,3 +387,8 @@ class Predictor:
         asked, subwords = [job.prompt for job in jobs], self.config.fuse_subwords
         prompt = build_batch(asked, self.text_encoder, subwords).to(self.device)
         return images_B3HW, prompt
+
+
+def _named(prompts: Sequence[Prompt]) -> bool:
+    """Whether every picture is asked for something by name."""
+    return all(prompt.texts or prompt.asks_nothing for prompt in prompts)

@@ -168,8 +168,14 @@ def decode(
         groups = _regroup(moves)
         if not groups:
             return
-        memory = decoder.memory_for(stage, encoded.maps, memory)
-        groups = [_advance(network, encoded, group, memory, stage) for group in groups]
+        running = sorted(image for group in groups for image in group.images)
+        if decoder.memory is None and len(running) < encoded.mask_features_BMhw.shape[0]:
+            maps_of = {stride: level[running] for stride, level in encoded.maps.items()}
+            memory = decoder.memory_for(stage, maps_of, None)
+        else:  # shared by all layers: projected once, for the whole batch
+            running = list(range(encoded.mask_features_BMhw.shape[0]))
+            memory = decoder.memory_for(stage, encoded.maps, memory)
+        groups = [_advance(network, encoded, group, memory, running, stage) for group in groups]
 
 
 def _select(network: Mobius, encoded: Encoded, policy: PruningPolicy) -> _Group:
@@ -190,9 +196,14 @@ def _select(network: Mobius, encoded: Encoded, policy: PruningPolicy) -> _Group:
 
 
 def _advance(
-    network: Mobius, encoded: Encoded, group: _Group, memory: ProjectedMemory, index: int
+    network: Mobius,
+    encoded: Encoded,
+    group: _Group,
+    memory: ProjectedMemory,
+    running: list[int],
+    index: int,
 ) -> _Group:
-    """Run one layer on a group."""
+    """Run one layer on a group; ``running`` are the images that the memory holds."""
     images, batch = group.images, encoded.mask_features_BMhw.shape[0]
     text = encoded.text_BKC
     every = images == list(range(batch))
@@ -200,7 +211,7 @@ def _advance(
         index,
         group.query_BQC,
         group.layer.boxes_BQ4,
-        memory_rows(memory, images, batch),
+        memory_rows(memory, [running.index(image) for image in images], len(running)),
         _names_of(encoded, images, every),
         text[images] if text.shape[0] > 1 and not every else text,
         network.object_column,

@@ -3,7 +3,7 @@
 For every image and stage: each query's confidence, name, box and the IoU of its mask with every
 true instance. A policy is then simulated: which queries would still be there, where the decoder
 would stop, what would come out. The simulation takes a pruned query to leave the others as they
-were; what it finds is checked by running (:mod:`mobius_seg.tune_pruning`).
+were, duplicates of it gone; what it finds is checked by running (:mod:`mobius_seg.tune_pruning`).
 
 Shapes: S stages (selection first), Q queries, M true instances, N detections, T IoU thresholds.
 """
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from mobius_seg.calibration import name_scores
+from mobius_seg.calibration import best_column, stage_confidence
 from mobius_seg.calibration_file import NAMES
 from mobius_seg.data.coco import CocoData, load_sized
 from mobius_seg.evaluate.ap import MAX_DETECTIONS
 from mobius_seg.planner import prompt_shape
-from mobius_seg.postprocess import encode_masks
+from mobius_seg.postprocess import distinct_masks
 from mobius_seg.predictor import Predictor
 from mobius_seg.preprocess import make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch
@@ -44,7 +44,10 @@ class ImageRecord:
         raw_SQ: the same before calibration.
         names_SQ: best name of each query.
         boxes_SQ4: cxcywh in 0..1.
-        iou_SQM: of the query's mask with each true instance, in the picture's own size.
+        iou_SQM: of the query's mask with each true instance, in the picture's own size; 0 for what
+            is not shown.
+        shown_SQ: whether ``predict`` would return the query: among the best, its mask neither empty
+            nor the duplicate of a better one.
         truth_M: names of the true instances (crowds left out).
         shape: what a cost depends on (:data:`mobius_seg.planner.Shape`).
     """
@@ -55,6 +58,7 @@ class ImageRecord:
     names_SQ: NDArray[np.int64]
     boxes_SQ4: Tensor
     iou_SQM: NDArray[np.float32]
+    shown_SQ: NDArray[np.bool_]
     truth_M: NDArray[np.int64]
     shape: tuple[int, int, int, int]
 
@@ -88,36 +92,35 @@ def record_image(
     picture = load_sized(coco.images[image], folder, coco.path)
     frame = make_frame(picture.shape[0], picture.shape[1], size)
     pixels_13HW = pad_and_stack([resize(picture, frame)], frame).to(predictor.device)
-    prompt = build_batch([Prompt(names=tuple(coco.names))], predictor.text_encoder)
-    prompt = prompt.to(predictor.device)
+    config, asked = predictor.config, [Prompt(names=tuple(coco.names))]
+    prompt = build_batch(asked, predictor.text_encoder, config.fuse_subwords).to(predictor.device)
     encoded = predictor.network.encode(pixels_13HW, prompt)
     truth = [i for i in coco.by_image[image] if not coco.annotations[i].crowd]
     truth = [i for i in truth if coco.annotations[i].segmentation is not None]
     rles = [coco.rle(i) for i in truth]
-    raws, scores, names, boxes, ious = [], [], [], [], []
+    raws, scores, names, boxes, ious, shown = [], [], [], [], [], []
     layers: list[LayerOutput] = []
     calibration = predictor.calibration
     maps: StageMaps = IdentityMaps() if calibration is None else calibration.maps[NAMES]
     for (found,) in decode(predictor.network, encoded, PruningPolicy()):
         layers.append(found.layer)
-        score_QK = name_scores(
-            found.layer.logits_BQK.float(),
-            found.layer.object_logits_BQ.float(),
-            None,
-            predictor.config.objectness_weight,
-        )[0]
-        raw_Q, name_Q = score_QK.max(-1)
-        best = raw_Q.topk(min(MAX_DETECTIONS, len(raw_Q))).indices.cpu()
-        output, margin = image_output(encoded, 0, layers), predictor.config.mask_margin
-        masks = encode_masks(output, 0, best, frame, margin=margin)
+        raw_Q = stage_confidence(found.layer, None, config.objectness_weight)[0]
+        mask_of, _ = distinct_masks(
+            image_output(encoded, 0, layers),
+            raw_Q.cpu().sort(descending=True, stable=True).indices,
+            frame,
+            nms_iou=config.nms_iou,
+            margin=config.mask_margin,
+            most=MAX_DETECTIONS,
+        )
+        kept = list(mask_of)
         iou_QM = np.zeros((len(raw_Q), len(truth)), np.float32)
-        real = [i for i, rle in enumerate(masks) if rle is not None]
-        if real and truth:
-            pairs = coco_mask.iou([masks[i] for i in real], rles, [0] * len(truth))
-            iou_QM[best[real].numpy()] = pairs
+        if kept and truth:
+            iou_QM[kept] = coco_mask.iou(list(mask_of.values()), rles, [0] * len(truth))
+        shown.append(np.isin(np.arange(len(raw_Q)), kept))
         raws.append(raw_Q.cpu())
         scores.append(maps.apply(found.stage, raw_Q).cpu())
-        names.append(name_Q.cpu().numpy())
+        names.append(best_column(found.layer.logits_BQK, None)[0].cpu().numpy())
         boxes.append(found.layer.boxes_BQ4[0].float().cpu())
         ious.append(iou_QM)
     return ImageRecord(
@@ -127,6 +130,7 @@ def record_image(
         names_SQ=np.stack(names),
         boxes_SQ4=torch.stack(boxes),
         iou_SQM=np.stack(ious),
+        shown_SQ=np.stack(shown),
         truth_M=np.array([coco.annotations[i].name for i in truth], np.int64),
         shape=prompt_shape(pixels_13HW, prompt),
     )
@@ -226,6 +230,7 @@ def average_precision(
     truths: dict[int, int] = {}
     for record, outcome in zip(records, outcomes, strict=True):
         stage, kept = len(outcome.queries) - 1, outcome.kept[-1].numpy()
+        kept = kept[record.shown_SQ[stage][kept]]
         score = record.scores_SQ[stage].numpy()[kept]
         kept = kept[np.argsort(-score, kind="stable")[:MAX_DETECTIONS]]
         score, iou = record.scores_SQ[stage].numpy()[kept], record.iou_SQM[stage][kept]

@@ -30,9 +30,19 @@ def make_console(stderr: bool = False) -> "Console":
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
+def shows_progress(console: "Console") -> bool:
+    """Whether a progress bar can be seen; elsewhere it would leave blank lines."""
+    return console.is_terminal or console.is_jupyter
+
+
 def print_error(error: object) -> None:
     """One line on standard error."""
     print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+
+
+def print_warning(text: str) -> None:
+    """One line on standard error about what was done all the same."""
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def tolerate_encoding() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from mobius_seg.cost.certify import executed_profile
@@ -22,7 +21,13 @@ from mobius_seg.cost.record import Workload
 from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
 from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
-from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints, queries_key
+from mobius_seg.operating_points import (
+    CALIBRATION_KEY,
+    FULL,
+    OperatingPoint,
+    OperatingPoints,
+    queries_key,
+)
 from mobius_seg.predictor import Predictor
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_record import (
@@ -35,6 +40,7 @@ from mobius_seg.pruning_record import (
     true_positives,
 )
 from mobius_seg.receipt import Receipt
+from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
 METRICS = ("ap", "recall")
@@ -109,10 +115,12 @@ def tune(
     points = {FULL: OperatingPoint(PruningPolicy(), full)}
     for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
         points[name] = run.cheapest(found, most, metric, full, name)
-    asked = {"annotations": Path(annotations).name, "metric": metric, "loss": loss}
+    asked = coco.provenance() | {"metric": metric, "loss": loss}
     counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
     versions = {"version": __version__, "torch": torch.__version__}
-    conditions = asked | counts | {"model": predictor.config.name} | versions
+    maps = predictor.calibration
+    belongs = {CALIBRATION_KEY: None if maps is None else maps.digest()}
+    conditions = asked | counts | {"model": predictor.config.name} | belongs | versions
     return OperatingPoints(points, conditions)
 
 
@@ -125,6 +133,7 @@ def _open(
     if not 0 <= loss <= 100:
         raise InputError(f"loss is {loss!r}; allowed: 0 to 100 points")
     coco, folder = read_coco(annotations), Path(images)
+    coco.check_held_out("tuning")
     rows = range(len(coco.images))[:limit]
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures")
@@ -156,8 +165,9 @@ def learn_floors(records: Sequence[ImageRecord], share: float) -> tuple[tuple[fl
             else:  # nothing seen that high: as careful as the highest that was
                 values.append(values[-1] if values else 0.0)
         careful = np.minimum.accumulate(values[::-1])[::-1]
-        # Rounded down, so that the query that a floor was taken from passes it.
-        floors.append(tuple(float(np.floor(value * 1e6) / 1e6) for value in careful))
+        # One step down in the scores' own precision: the query that a floor is taken from passes.
+        below = np.nextafter(careful.astype(now.dtype), now.dtype.type(-np.inf))
+        floors.append(tuple(float(value) for value in below))
     return tuple(floors)
 
 
@@ -246,18 +256,24 @@ class _Runs:
         full: dict[str, float | None],
         name: str,
     ) -> OperatingPoint:
-        """The cheapest candidate whose measured loss is allowed; ``full`` if none is."""
-        for candidate in [one for one in found if one.loss <= most][:_RUNS]:
-            measured = self.measure(candidate.policy, name)
-            if measured_loss(full, measured, metric) <= most + 1e-9:
-                return OperatingPoint(candidate.policy, measured)
-        # Simulated figures promise too much here: ask for less and less.
+        """The cheapest policy that was run, for any point, whose measured loss is allowed.
+
+        That is ``full`` where nothing else is.
+        """
+        promising = [one for one in found if one.loss <= most][:_RUNS]
+        # Where simulated figures promise too much: ask for less and less.
         careful = [one for one in found if one.loss <= most / 2]
-        for candidate in careful[:: max(1, len(careful) // _RUNS)]:
+        for candidate in promising + careful[:: max(1, len(careful) // _RUNS)]:
             measured = self.measure(candidate.policy, name)
             if measured_loss(full, measured, metric) <= most + 1e-9:
-                return OperatingPoint(candidate.policy, measured)
-        return OperatingPoint(PruningPolicy(), full)
+                break
+        self._done[PruningPolicy()] = full
+        allowed = [
+            OperatingPoint(policy, measured)
+            for policy, measured in self._done.items()
+            if measured_loss(full, measured, metric) <= most + 1e-9
+        ]
+        return min(allowed, key=lambda point: point.measured["decoder_gmac"] or 0.0)
 
     def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
         """AP, recall and mean cost of a policy at threshold 0."""
@@ -333,4 +349,6 @@ def _round(values: Sequence[float]) -> float:
 
 def _track(steps: Sequence[int], text: str, show: bool) -> Any:
     """The steps, with a bar on standard error."""
-    return track(steps, text, console=Console(stderr=True), disable=not show, transient=True)
+    console = make_console(stderr=True)
+    hidden = not (show and shows_progress(console))
+    return track(steps, text, console=console, disable=hidden, transient=True)

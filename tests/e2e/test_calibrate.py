@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from mobius_seg.calibration_file import fitted
+from mobius_seg.calibration_cli import advice
+from mobius_seg.calibration_file import PrecisionTable, fitted
 from mobius_seg.checkpoint import load_calibration, load_model, save_model, weights_digest
 from mobius_seg.cli import main
 from mobius_seg.errors import InputError
@@ -25,8 +27,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures, each with a large and a small rectangle."""
+def data_set(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> Path:
+    """Three pictures whose objects are two of what the model finds."""
     folder = tmp_path_factory.mktemp("calib")
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -34,16 +36,17 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
         images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
-        for k, (x, y, w, h) in enumerate([(0, 0, width - 4, height - 2), (30, 20, 16, 20)]):
+        found = predictor.predict(folder / f"{i}.png", threshold=0.0)
+        for k in range(2):
             annotations.append(
                 {
                     "id": 2 * i + k,
                     "image_id": i,
                     "category_id": k,
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
+                    "bbox": found.bbox(2 * k),
+                    "area": int(found.areas[2 * k]),
                     "iscrowd": 0,
-                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    "segmentation": found.rles[2 * k],
                 }
             )
     categories = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
@@ -106,12 +109,8 @@ def test_precision_and_threshold_answer_each_other(calibrated_folder: Path, data
     data = json.loads((data_set / "annotations.json").read_text())
     hits = found = 0
     for i, image in enumerate(data["images"]):
-        truth = [a["bbox"] for a in data["annotations"] if a["image_id"] == i]
-        masks = []
-        for x, y, w, h in truth:
-            mask = np.zeros((image["height"], image["width"]), bool)
-            mask[y : y + h, x : x + w] = True
-            masks.append(mask)
+        truth = [a["segmentation"] for a in data["annotations"] if a["image_id"] == i]
+        masks = [coco_mask.decode(rle).astype(bool) for rle in truth]
         instances = model.predict(data_set / image["file_name"], threshold=threshold)
         found += len(instances)
         for mask in instances.masks:
@@ -223,6 +222,31 @@ def test_a_calibration_of_other_weights_is_refused(
             load(calibrated_folder, "cpu")
     finally:
         (calibrated_folder / "calibration.json").write_text(calibration)
+
+
+def test_calibrate_says_what_it_advises_and_what_it_rests_on(
+    model_folder: Path, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    (folder / "operating_points.json").write_text("{}")
+    assert run("calibrate", folder, data_set) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "warning: 3 pictures are few to fit on; 100 or more make figures that hold"
+    ]
+    assert "mode everything: precision 0.5" in said.out
+    assert f"removed {folder / 'operating_points.json'}, tuned with other" in said.out
+    assert not (folder / "operating_points.json").exists()
+    calibration = load_calibration(folder)
+    assert calibration is not None
+    assert calibration.fitted_on["split"] is None
+    assert calibration.fitted_on["nms_iou"] == load(folder, "cpu").config.nms_iou
+    table = PrecisionTable(thresholds=(0.1, 0.14, 0.3), precision=(0.4, 0.5, 0.8))
+    assert advice(table) == (
+        "precision 0.5 from score 0.14, precision 0.75 from score 0.30,"
+        " precision 0.9 is not reached"
+    )
 
 
 def test_where_a_calibration_may_go(

@@ -1,5 +1,6 @@
 """Tuning: the record and its simulation against the real thing, floors, and the command."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tests.support.models import HashEncoder
+from tests.support.models import HashEncoder, lively_network
 
 import mobius_seg
 from mobius_seg import Predictor
 from mobius_seg.cli import main
 from mobius_seg.data.coco import read_coco
 from mobius_seg.evaluate.ap import run_coco_eval
+from mobius_seg.evaluate.stage_scores import collect
+from mobius_seg.model import Mobius
 from mobius_seg.operating_points import load_points
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_record import (
@@ -25,7 +28,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
-from mobius_seg.tune_pruning import THRESHOLDS, learn_floors
+from mobius_seg.tune_pruning import THRESHOLDS, Candidate, _Runs, learn_floors
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +110,7 @@ def test_average_precision_is_coco_s(named: bool) -> None:
                 names_SQ=guesses[None],
                 boxes_SQ4=torch.zeros(1, 12, 4),
                 iou_SQM=np.float32(coco_mask.iou(found, true, [0] * 4))[None],
+                shown_SQ=np.ones((1, 12), np.bool_),
                 truth_M=labels,
                 shape=(64, 64, 3, 0),
             )
@@ -126,11 +130,36 @@ def test_the_record_is_what_the_decoder_says(
 ) -> None:
     for record in records:
         found = predictor.predict(data / f"{record.image + 1}.png", names=NAMES, threshold=0.0)
-        best = np.sort(record.scores_SQ[-1].numpy())[::-1][: len(found)]
+        shown = record.shown_SQ[-1]
+        assert shown.sum() == len(found)
+        best = np.sort(record.scores_SQ[-1].numpy()[shown])[::-1]
         np.testing.assert_allclose(found.scores, best, atol=1e-5)
         assert (record.iou_SQM[-1].max(0) > 0.999).all()  # the truth is among the answers
         assert len(true_positives(record)) == 3
         assert record.scores_SQ.shape == (3, 12)
+    assert not all(record.shown_SQ[-1].all() for record in records)  # a duplicate is among them
+
+
+@pytest.mark.parametrize("part", ["uncertainty_head", "fuse_subwords"])
+def test_the_record_and_the_maps_read_what_predict_reads(data: Path, part: str) -> None:
+    lively = lively_network()
+    network = Mobius(dataclasses.replace(lively.config, **{part: True})).eval()
+    network.load_state_dict(lively.state_dict(), strict=False)
+    if part == "uncertainty_head":
+        with torch.no_grad():
+            network.decoder.heads.uncertainty.mlp[-1].bias.fill_(-2.0)
+    model = Predictor(network, text_encoder=HashEncoder(), device="cpu")
+    long = dict(json.loads((data / "annotations.json").read_text()))
+    long["categories"][0]["name"] = "a cup of several sub-words"
+    (data / "long.json").write_text(json.dumps(long))
+    coco = read_coco(data / "long.json")
+    found = model.predict(data / "1.png", names=list(coco.names), threshold=0.0)
+    record = record_image(model, coco, data, 0, 64)
+    kept = record.scores_SQ[-1][torch.from_numpy(record.shown_SQ[-1])]
+    np.testing.assert_allclose(np.sort(kept)[::-1], found.scores, atol=1e-5)
+    scores = collect(model, coco, data, [0], named=True)
+    counted = scores.confidence[-1][scores.counts[-1]]
+    np.testing.assert_allclose(np.sort(counted)[::-1], found.scores, atol=1e-5)
 
 
 def test_simulated_and_real_runs_agree_where_nothing_was_pruned_before(
@@ -168,6 +197,42 @@ def test_floors_lose_at_most_their_share(records: list[ImageRecord], share: floa
     assert all(a <= b for a, b in zip(learn_floors(records, 0.0)[1], floors[1], strict=True))
 
 
+def test_a_point_is_the_cheapest_policy_that_was_run() -> None:
+    """Forty candidates, of which the cheap ones lose far more than the simulation says."""
+
+    class Runs(_Runs):
+        def __init__(self) -> None:
+            self._done = {}
+
+        def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
+            lost = 0.05 if policy.least < 39 else 0.001
+            figures = {"mask_ap": 0.5 - lost, "agnostic_mask_ap": 0.5}
+            self._done[policy] = {**figures, "decoder_gmac": float(policy.least)}
+            return self._done[policy]
+
+    full: dict[str, float | None]
+    full = {"mask_ap": 0.5, "agnostic_mask_ap": 0.5, "decoder_gmac": 1000.0}
+    promised = [1.0] * 5 + [0.5] * 33 + [0.1] * 2
+    found = [
+        Candidate(PruningPolicy(least=i + 1), loss, i + 1.0) for i, loss in enumerate(promised)
+    ]
+    runs = Runs()
+    balanced = runs.cheapest(found, 0.3, "ap", full, "balanced")
+    fast = runs.cheapest(found, 1.2, "ap", full, "fast")
+    assert balanced.measured["decoder_gmac"] == 39.0
+    assert fast.measured["decoder_gmac"] == 39.0  # no dearer than balanced
+    nothing = Runs().cheapest(found[:5], 1.2, "ap", full, "fast")
+    assert nothing.policy == PruningPolicy()
+
+
+def test_floors_between_level_scores_still_drop(records: list[ImageRecord]) -> None:
+    level = [
+        dataclasses.replace(one, scores_SQ=0.6 + one.scores_SQ.double() * 1e-9) for one in records
+    ]
+    for row, wanted in zip(learn_floors(level, 0.5), learn_floors(records, 0.5), strict=True):
+        np.testing.assert_allclose((np.array(row) - 0.6) * 1e9, wanted, atol=1e-4)
+
+
 def test_tune_pruning_from_the_command_line(
     data: Path,
     tmp_path: Path,
@@ -181,7 +246,10 @@ def test_tune_pruning_from_the_command_line(
     common = ["tune-pruning", "--model", str(folder), "--images", str(data)]
     annotations = ["--annotations", str(data / "annotations.json")]
     assert main([*common, *annotations, "--loss", "2"]) == 0
-    assert "balanced" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "balanced" in said.out
+    assert "warning: 4 pictures are few" in said.err
+    assert "" not in said.err.splitlines()
     model = mobius_seg.load(folder, "cpu", text_encoder=HashEncoder())
     points = load_points(folder, model.config)
     assert list(points.points) == ["full", "balanced", "fast"]
@@ -201,10 +269,19 @@ def test_tune_pruning_from_the_command_line(
     found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)
     assert found.receipt is not None
 
+    copy = tmp_path / "copy"
+    assert main([*common, *annotations, "--loss", "2", "--out", str(copy)]) == 0
+    assert load_points(copy, model.config).points == points.points
+    assert (copy / "model.safetensors").exists()
+    capsys.readouterr()
+    shipped = ["tune-pruning", "--model", "mobius-n", "--images", str(data), *annotations]
+    assert main(shipped) == 2
+    assert "part of the installation" in capsys.readouterr().err
+
     empty = json.loads((data / "annotations.json").read_text()) | {"annotations": []}
     (tmp_path / "empty.json").write_text(json.dumps(empty))
     capsys.readouterr()
-    for arguments, said in (
+    for arguments, wanted in (
         (["--annotations", str(tmp_path / "empty.json")], "finds none of its instances"),
         ([*annotations, "--loss", "-1"], "'-1' is not a number from 0 to 100"),
         ([*annotations, "--metric", "iou"], "invalid choice: 'iou'"),
@@ -212,4 +289,4 @@ def test_tune_pruning_from_the_command_line(
     ):
         assert main([*common, *arguments]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
-        assert said in lines[-1]
+        assert wanted in lines[-1]

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mobius_seg.budget import Budget, ladder, plan_gmac, solve
+from mobius_seg.budget import Budget, _rounded_up, ladder, plan_gmac, solve
 from mobius_seg.cost.certify import executed_profile
 from mobius_seg.cost.closed import competing_tokens
 from mobius_seg.cost.dispatch import OperatorCounter
@@ -153,3 +153,11 @@ def test_times_between_the_measured_numbers() -> None:
     assert TIMES.plan_ms((1,)) == 11.0
     assert TIMES.plan_ms((10, 55)) == pytest.approx(10 + 1 + 1 + 6.5 + 5.5)
     assert TIMES.plan_ms((500, 500)) == pytest.approx(10 + 1 + 2 + 11 + 10)
+
+
+@pytest.mark.parametrize("value", [0.012345, 0.0999, 1.0, 99.96, 100.0, 1234.5, 12345.6, 1e7])
+def test_the_least_possible_can_be_typed_in(value: float) -> None:
+    text = _rounded_up(value)
+    assert value <= Budget.parse(f"{text}ms").amount <= 1.01 * value
+    again = Budget(value, "ms")
+    assert Budget.parse(str(again)) == again

@@ -482,6 +482,24 @@ def test_dense_loss_is_part_of_the_sum_and_can_be_left_out() -> None:
     assert totals[2.0] - totals[0.0] == pytest.approx(2 * (totals[1.0] - totals[0.0]), rel=1e-4)
 
 
+def test_dense_loss_is_divided_by_the_tokens_of_all_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted, dense = target(named=[[1], [1]], with_masks=False), around_centers(0.3)
+    output = ModelOutput([random_layer(1)], torch.zeros(1, 7, 16, 16), prompt(1).pooled_BKD, dense)
+
+    def loss() -> float:
+        return float(Criterion(LossConfig(dense=1.0))(output, [wanted], prompt(1))["dense"])
+
+    padded = pad_targets([wanted], prompt(1), (SIDE, SIDE), CPU)
+    tokens = int((Criterion(LossConfig()).dense_assign(dense, padded) >= 0).sum())
+    assert tokens > 2
+    alone = loss()
+    # Other processes hold so many objects and tokens that the mean of both is 1000.
+    monkeypatch.setattr("mobius_seg.losses.mean_count", lambda count: count * 0 + 1000.0)
+    assert loss() == pytest.approx(alone * tokens / 1000, rel=1e-4)
+
+
 # --- quality of a mask ---------------------------------------------------------------------------
 
 

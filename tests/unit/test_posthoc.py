@@ -35,7 +35,7 @@ def test_map_is_temperature_then_lines_between_knots() -> None:
 def test_no_ranking_is_lost(dtype: torch.dtype) -> None:
     scores = torch.linspace(0, 1, 20_001, dtype=dtype)
     mapped = MAPS.apply(1, scores)
-    assert mapped.dtype == dtype
+    assert mapped.dtype == torch.float64
     assert bool((mapped.diff() > 0).all())
     assert mapped.min() == pytest.approx(0.1)
     assert mapped.max() == pytest.approx(0.9)
@@ -176,3 +176,9 @@ def test_a_calibration_belongs_to_its_model() -> None:
 def test_unknown_mode() -> None:
     with pytest.raises(InputError, match="mode 'expressions' is unknown; allowed: names"):
         calibration().table("expressions")
+
+
+def test_level_parts_of_a_map_keep_neighbouring_scores_apart() -> None:
+    level = ScoreMaps(stages=(StageMap(knots=((0.0, 0.6), (1.0, 0.60001))),))
+    scores = torch.linspace(0.5, 0.51, 1000)
+    assert len(level.apply(0, scores).unique()) == len(scores.unique()) == 1000

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mobius_seg.evaluate.calibration_error import laece
-from mobius_seg.posthoc import ScoreMaps
+from mobius_seg.posthoc import ScoreMaps, StageMap
 from mobius_seg.posthoc_fit import fit_precision_table, fit_stage_map, fit_temperature
 
 
@@ -94,3 +94,7 @@ def test_table_of_any_number_of_detections(count: int) -> None:
     assert table.thresholds[0] == scores.min()
     assert len(table.thresholds) <= 256
     np.testing.assert_allclose(table.precision[0], (scores > 0.5).mean())
+
+
+def test_a_stage_where_nothing_counts_is_left_as_it_is() -> None:
+    assert fit_stage_map(np.zeros(0), np.zeros(0)) == StageMap()

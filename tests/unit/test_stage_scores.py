@@ -1,5 +1,6 @@
 """Matching queries with ground truth: what gets which quality, and what does not count."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,11 @@ from tests.support.models import HashEncoder
 from mobius_seg.data.coco import read_coco
 from mobius_seg.evaluate.calibrate import error_report, fit
 from mobius_seg.evaluate.stage_scores import StageScores, collect, greedy
+from mobius_seg.presets import get_preset
 from mobius_seg.types import LayerOutput, ModelOutput
 
 SIDE = 64
+CONFIG = dataclasses.replace(get_preset("mobius-test"), nms_iou=1.0, mask_margin=0.0)
 CUP, SPOON, CAT = 0, 1, 2
 Box = tuple[int, int, int, int]
 
@@ -76,12 +79,17 @@ def stage(queries: list[tuple[Box | None, int, float]]) -> tuple[LayerOutput, to
 
 
 def collected(
-    folder: Path, objects: list[dict[str, Any]], queries: Any, named: bool = True, **image: Any
+    folder: Path,
+    objects: list[dict[str, Any]],
+    queries: Any,
+    named: bool = True,
+    nms_iou: float = 1.0,
+    **image: Any,
 ) -> StageScores:
     layer, features = stage(queries)
     output = ModelOutput([layer, layer], features, torch.zeros(1, 3, 4))
     predictor: Any = SimpleNamespace(
-        config=SimpleNamespace(input_size=SIDE, objectness_weight=0.5),
+        config=dataclasses.replace(CONFIG, nms_iou=nms_iou),
         device=torch.device("cpu"),
         text_encoder=HashEncoder(),
         network=lambda images, prompt: output,
@@ -120,7 +128,7 @@ def test_quality_is_the_geometric_mean_of_box_and_mask(tmp_path: Path) -> None:
     layer.boxes_BQ4[0, 0] = torch.tensor([24, 16, 32, 16]) / SIDE  # the box covers half of it
     output = ModelOutput([layer], features, torch.zeros(1, 3, 4))
     predictor: Any = SimpleNamespace(
-        config=SimpleNamespace(input_size=SIDE, objectness_weight=0.5),
+        config=CONFIG,
         device=torch.device("cpu"),
         text_encoder=HashEncoder(),
         network=lambda images, prompt: output,
@@ -164,6 +172,21 @@ def test_names_that_the_file_does_not_know_about_do_not_count(tmp_path: Path) ->
     ]
     found = collected(tmp_path, [CUP_HERE], queries, neg_category_ids=[SPOON + 1])
     assert found.counts[0].tolist() == [True, True, False]
+
+
+def test_a_duplicate_counts_no_more_than_predict_returns_it(tmp_path: Path) -> None:
+    queries = [
+        ((8, 8, 32, 32), SPOON, 1.0),  # the same mask as the next one's, less sure
+        ((8, 8, 32, 32), CUP, 2.0),
+        ((40, 40, 16, 16), CUP, 0.0),
+        ((8, 8, 32, 16), CUP, 0.0),  # half of the mask: no duplicate
+    ]
+    objects = [CUP_HERE, CUP_HERE | {"name": SPOON}]
+    found = collected(tmp_path, objects, queries, nms_iou=0.8)
+    assert found.counts.tolist() == [[False, True, True, True]] * 2
+    assert found.quality[0].round(1).tolist() == [0, 1, 0, 0]
+    assert not found.hits[0, 0]
+    assert collected(tmp_path, objects, queries).counts.all()
 
 
 def test_a_picture_without_objects(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Three counts of one forward pass, compared; and the cost of a model under a pruning plan."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from mobius_seg.config import ModelConfig
@@ -112,7 +113,8 @@ def executed_profile(
     """Cost of what was executed for one image, in closed form.
 
     Args:
-        config: of the model.
+        config: of the model. The masks of its selection (``selection_masks``) are not executed
+            under a policy, and not counted.
         work: the padded image and the prompt.
         queries: how many ran each stage, the query selection first.
         masks: how many masks were computed; None takes one for each query of the last stage.
@@ -121,6 +123,7 @@ def executed_profile(
         InputError: the size is not a multiple of 32, or the plan cannot run.
     """
     left = queries[-1] if masks is None else masks
+    config = replace(config, selection_masks=False)
     return _at(config, work, queries[1:], queries[0], left)
 
 

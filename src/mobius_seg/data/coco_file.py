@@ -6,6 +6,7 @@ rows of ``names``, and categories of equal name (white space around it left out)
 a name is all that the network is asked for.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,7 @@ class CocoData:
         categories: COCO category id -> row of ``names``.
         images: as in the file.
         annotations: as in the file.
+        split: what ``info.split`` says, as ``mobius-seg compose`` writes it; None = nothing.
     """
 
     path: Path
@@ -88,6 +90,19 @@ class CocoData:
     categories: dict[int, int]
     images: tuple[CocoImage, ...]
     annotations: tuple[CocoAnnotation, ...]
+    split: str | None = None
+
+    def check_exhaustive(self) -> None:
+        """See that prompts without names can be judged by the file.
+
+        Raises:
+            InputError: it is federated: what it leaves out may be in a picture all the same.
+        """
+        if any(image.absent is not None for image in self.images):
+            raise InputError(
+                f"{self.path}: is federated (neg_category_ids) and leaves objects out; calibration"
+                " without names needs a file that annotates every object"
+            )
 
     @cached_property
     def by_image(self) -> list[list[int]]:
@@ -96,6 +111,26 @@ class CocoData:
         for index, annotation in enumerate(self.annotations):
             groups[annotation.image].append(index)
         return groups
+
+    def check_held_out(self, use: str) -> None:
+        """See that the file is not one of a split that training or testing uses.
+
+        Args:
+            use: what the pictures are wanted for.
+
+        Raises:
+            InputError: it holds the split ``train`` or one whose name begins with ``val``.
+        """
+        if self.split is not None and (self.split == "train" or self.split.startswith("val")):
+            raise InputError(
+                f"{self.path}: holds the split {self.split!r}, which {use} must not see; allowed:"
+                " calib, or pictures that neither training nor testing uses"
+            )
+
+    def provenance(self) -> dict[str, str | None]:
+        """Name of the file, its split and its SHA-256, for the conditions of a fit."""
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return {"annotations": self.path.name, "split": self.split, "annotations_sha256": digest}
 
     def rle(self, index: int) -> Rle | None:
         """The mask of annotation ``index`` as run lengths, or None where only the box is known."""
@@ -156,7 +191,15 @@ def read_coco(path: str | Path) -> CocoData:
         categories=categories,
         images=tuple(images),
         annotations=tuple(annotations),
+        split=_split(data),
     )
+
+
+def _split(data: dict[str, Any]) -> str | None:
+    """``info.split``; any COCO file may say other things there."""
+    info = data.get("info")
+    split = info.get("split") if isinstance(info, dict) else None
+    return split if isinstance(split, str) else None
 
 
 def read_entries(

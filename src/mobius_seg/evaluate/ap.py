@@ -59,7 +59,10 @@ class ApScorer:
         """Add what was found on one image.
 
         Named, the 100 results of highest score count, also where they show one instance under
-        several names; with names ignored, the best result of each of the 100 best instances.
+        several names; with names ignored, the best result of each of the 100 best instances. Of
+        the former, those of a name that a federated file says nothing about in this picture do not
+        count (the rule of LVIS, Gupta et al. 2019); its ``not_exhaustive_category_ids`` are not
+        read.
 
         Args:
             image: index of the image.
@@ -79,6 +82,8 @@ class ApScorer:
             first = order[np.sort(np.unique(seen, return_index=True)[1])]
         for kept, side in ((order, self._named), (first, self._agnostic)):
             kept = kept[:MAX_DETECTIONS]
+            if side is self._named and names is not None:
+                kept = kept[[self._known(image, names[i]) for i in kept]]
             areas = coco_mask.area([rles[i] for i in kept]) if len(kept) else []
             for i, area in zip(kept, areas, strict=True):
                 x0, y0, x1, y1 = (float(v) for v in boxes_xyxy[i])
@@ -92,6 +97,13 @@ class ApScorer:
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                     }
                 )
+
+    def _known(self, image: int, name: str) -> bool:
+        """Whether the file says if a name is in a picture."""
+        absent, row = self._coco.images[image].absent, self._rows[name]
+        if absent is None or row in absent:
+            return True
+        return any(self._coco.annotations[i].name == row for i in self._coco.by_image[image])
 
     def named(self) -> Metrics:
         """Mask and box AP over the names that the images hold, with the names judged.

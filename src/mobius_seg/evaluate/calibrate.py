@@ -32,7 +32,7 @@ from mobius_seg.evaluate.stage_scores import StageScores, collect
 from mobius_seg.files import atomic_path
 from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.posthoc_fit import fit_precision_table, fit_stage_map
-from mobius_seg.terminal import make_console
+from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
 if TYPE_CHECKING:
@@ -64,9 +64,12 @@ def calibrate(
         The calibration, and for each mode the :func:`error_report` on this very data set.
 
     Raises:
-        InputError: the file or a picture cannot be used, or nothing in it can be fitted to.
+        InputError: the file or a picture cannot be used, it is federated or of a split that
+            training or testing uses, or nothing in it can be fitted to.
     """
     coco, rows = _read(annotations, images, limit)
+    coco.check_held_out("calibration")
+    coco.check_exhaustive()
     if all(coco.annotations[i].crowd for row in rows for i in coco.by_image[row]):
         raise InputError(f"{coco.path}: no object to calibrate on; allowed: at least one")
     maps: dict[str, ScoreMaps] = {}
@@ -82,13 +85,12 @@ def calibrate(
             )
         maps[mode], tables[mode] = fit(scores)
         reports[mode] = error_report(scores, maps[mode])
+    config = predictor.config
     fitted_on = {
-        "model": predictor.config.name,
-        "annotations": coco.path.name,
-        "images": len(rows),
-        "objects": scores.objects,
-        "size": size or predictor.config.input_size,
-        "version": __version__,
+        "model": config.name,
+        **coco.provenance(),
+        **{"images": len(rows), "objects": scores.objects, "size": size or config.input_size},
+        **{"nms_iou": config.nms_iou, "mask_margin": config.mask_margin, "version": __version__},
     }
     calibration = Calibration(
         maps=maps, tables=tables, weights_sha256=weights_sha256, fitted_on=fitted_on
@@ -120,7 +122,7 @@ def mapped_confidence(
         confidence: of the network, [N].
     """
     values = maps.apply(stage, torch.from_numpy(confidence.astype(np.float32)))
-    return values.double().numpy()
+    return values.float().double().numpy()
 
 
 def calibration_report(
@@ -230,12 +232,13 @@ def _errors(scores: StageScores, stage: int, confidence: NDArray[np.float64]) ->
     }
 
 
-def output_folder(model: str, out: Path | None) -> tuple[Path, Path]:
-    """The folder of a model, and the one that its calibration goes to.
+def output_folder(model: str, out: Path | None, what: str = "calibration") -> tuple[Path, Path]:
+    """The folder of a model, and the one that what is made for it goes to.
 
     Args:
         model: shipped model, or a model's folder.
         out: folder that the model is copied to; None for the model's own.
+        what: is made, for the messages.
 
     Raises:
         InputError: there is no such model, or the folder cannot be written to.
@@ -245,15 +248,15 @@ def output_folder(model: str, out: Path | None) -> tuple[Path, Path]:
     if out is None and SHIPPED in source.parents:
         raise InputError(
             f"model {model!r} is part of the installation, which is left as it is; --out DIR copies"
-            " it and its calibration to a folder of your own"
+            f" it and its {what} to a folder of your own"
         )
     if target.is_file():
         raise InputError(f"{target}: is a file; --out names a folder")
     nearest = next(p for p in (target, *target.absolute().parents) if p.exists())
     if not os.access(nearest, os.W_OK | os.X_OK):
-        hint = "; --out DIR copies the model and its calibration elsewhere" if out is None else ""
+        hint = f"; --out DIR copies the model and its {what} elsewhere" if out is None else ""
         raise InputError(f"{target}: cannot be written to{hint}")
-    # A calibration fits one set of weights, and another model is not written over.
+    # What is made fits one set of weights, and another model is not written over.
     there = (target / WEIGHTS_FILE).exists() and not _same(source, target)
     if there and weights_digest(target) != weights_digest(source):
         raise InputError(f"{target}: holds another model; --out names a folder of its own")
@@ -274,16 +277,31 @@ def store(calibration: Calibration, source: Path, target: Path) -> Path:
     Raises:
         InputError: something cannot be written.
     """
-    if not (target.exists() and _same(source, target)):
-        try:
-            for name in (WEIGHTS_FILE, CONFIG_FILE, TRAINING_FILE):
-                if (source / name).exists():
-                    with atomic_path(target / name) as temporary:
-                        shutil.copyfile(source / name, temporary)
-        except OSError as problem:
-            reason = problem.strerror or problem
-            raise InputError(f"{target}: cannot be written: {reason}") from None
+    copy_model(source, target)
     return save_calibration(calibration, target)
+
+
+def copy_model(source: Path, target: Path, more: Sequence[str] = ()) -> None:
+    """Copy a model's files, unless both folders are one.
+
+    Args:
+        source: the model's folder.
+        target: made if it is not there.
+        more: further files that go with it where they are there.
+
+    Raises:
+        InputError: something cannot be written.
+    """
+    if target.exists() and _same(source, target):
+        return
+    try:
+        for name in (WEIGHTS_FILE, CONFIG_FILE, TRAINING_FILE, *more):
+            if (source / name).exists():
+                with atomic_path(target / name) as temporary:
+                    shutil.copyfile(source / name, temporary)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise InputError(f"{target}: cannot be written: {reason}") from None
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -309,4 +327,5 @@ def _read(
 def _track(rows: Sequence[int], text: str, progress: bool) -> Iterable[int]:
     """The pictures, with a bar on standard error."""
     console = make_console(stderr=True)
-    return track(rows, description=text, console=console, disable=not progress, transient=True)
+    hidden = not (progress and shows_progress(console))
+    return track(rows, description=text, console=console, disable=hidden, transient=True)

@@ -6,7 +6,8 @@ free. The quality of such a query is u = sqrt(IoU_box * IoU_mask) (the box IoU w
 no mask), that of any other 0. Hits are matched in the same way, but only with an IoU of the mask
 (or box) of at least 0.5. Without names every object has the same one. A query counts unless
 
-* its mask is empty, since that is no instance;
+* its mask is empty, or the duplicate of a more confident one (``nms_iou`` of the configuration):
+  ``predict`` and ``stream`` return neither;
 * it is unmatched and lies mostly in a crowd region of its name;
 * the file does not say whether its name is in the picture (federated annotation).
 """
@@ -23,8 +24,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from mobius_seg.calibration import best_column, stage_confidence
+from mobius_seg.config import ModelConfig
 from mobius_seg.data.coco import CocoData, load_sized
-from mobius_seg.postprocess import boxes_to_original, encode_masks
+from mobius_seg.postprocess import boxes_to_original, distinct_masks
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch
 from mobius_seg.types import ModelOutput
@@ -83,31 +85,32 @@ def collect(
         size: longest side of the input in pixels, None for the model's own.
 
     Raises:
-        InputError: a picture cannot be used.
+        InputError: a picture cannot be used, or the file is federated and no names are asked for.
     """
-    size = predictor.config.input_size if size is None else size
-    prompt = build_batch([Prompt(names=coco.names if named else None)], predictor.text_encoder)
-    prompt = prompt.to(predictor.device)
+    if not named:
+        coco.check_exhaustive()
+    config, asked = predictor.config, [Prompt(names=coco.names if named else None)]
+    prompt = build_batch(asked, predictor.text_encoder, config.fuse_subwords).to(predictor.device)
     texts = list(Prompt(names=coco.names).texts) if named else []
     column_row = np.array([coco.names.index(text) for text in texts] or [0], np.int64)
-    alpha = predictor.config.objectness_weight
     parts: list[list[NDArray[Any]]] = [[] for _ in range(5)]
     objects = images = 0
     for row in rows:
         entry = coco.images[row]
-        frame = make_frame(entry.height, entry.width, size)
+        frame = make_frame(entry.height, entry.width, size or config.input_size)
         pixels = resize(load_sized(entry, folder, coco.path), frame)
         output = predictor.network(pad_and_stack([pixels], frame).to(predictor.device), prompt)
         truth = _Truth(coco, row, named)
         objects, images = objects + truth.objects, images + 1
         stages = []
         for stage, layer in enumerate(output.layers):
-            score_Q = stage_confidence(layer, None, alpha)[0].float().cpu().double().numpy()
+            raw_BQ = stage_confidence(layer, None, config.objectness_weight)
+            score_Q = raw_BQ[0].float().cpu().double().numpy()
             column_Q = np.zeros(len(score_Q), np.int64)
             if named:
                 column_Q = best_column(layer.logits_BQK, None)[0].cpu().numpy()
-            name_Q, margin = column_row[column_Q], predictor.config.mask_margin
-            judged = truth.judge(output, stage, frame, score_Q, name_Q, margin)
+            name_Q = column_row[column_Q]
+            judged = truth.judge(output, stage, frame, score_Q, name_Q, config)
             stages.append((score_Q, *judged, name_Q))
         for part, values in zip(parts, zip(*stages, strict=True), strict=True):
             part.append(np.stack(values))
@@ -147,12 +150,23 @@ class _Truth:
         frame: Frame,
         score_Q: Floats,
         name_Q: NDArray[np.int64],
-        margin: float,
+        config: ModelConfig,
     ) -> tuple[Floats, Flags, Flags]:
         """Quality, hits and what counts, each [Q], of one stage."""
         count = len(score_Q)
         quality_Q, hit_Q = np.zeros(count), np.zeros(count, bool)
-        counts_Q = ~_empty(output, stage, frame)
+        ranked = np.argsort(-score_Q, kind="stable")
+        ranked = ranked[~_empty(output, stage, frame)[ranked]]
+        mask_of, _ = distinct_masks(
+            output,
+            torch.from_numpy(ranked),
+            frame,
+            nms_iou=config.nms_iou,
+            margin=config.mask_margin,
+            most=count,
+            stage=stage,
+        )
+        counts_Q = np.isin(np.arange(count), list(mask_of))
         boxes_Q4 = boxes_to_original(output.layers[stage].boxes_BQ4[0], frame).astype(np.float64)
         boxes_Q4[:, 2:] -= boxes_Q4[:, :2]
         same_QG = name_Q[:, None] == self.names_G[None]
@@ -163,7 +177,7 @@ class _Truth:
         iou_QG = np.where(same_QG, box_QG, 0.0)
         inside_Q = np.zeros(count, bool)
         if len(some):
-            masks = encode_masks(output, 0, torch.from_numpy(some), frame, stage, margin)
+            masks = [mask_of[query] for query in some.tolist()]
             iou_QG[some], inside_Q[some] = self._masks(masks, iou_QG[some])
         with_mask_G = np.array([rle is not None for rle in self.rles], bool)
         u_QG = np.where(with_mask_G, np.sqrt(np.where(same_QG, box_QG, 0.0) * iou_QG), iou_QG)
@@ -177,28 +191,24 @@ class _Truth:
             counts_Q &= np.isin(name_Q, self.known) | (quality_Q > 0)
         return quality_Q, hit_Q, counts_Q
 
-    def _masks(self, found: list[dict[str, Any] | None], iou_NG: Floats) -> tuple[Floats, Flags]:
+    def _masks(self, found: list[dict[str, Any]], iou_NG: Floats) -> tuple[Floats, Flags]:
         """IoU with the masks in place of that with the boxes, and what lies mostly in a crowd."""
-        real = [i for i, rle in enumerate(found) if rle is not None]
         iou_NG, name_NG = iou_NG.copy(), iou_NG > 0
         inside_N = np.zeros(len(found), bool)
         columns = [g for g, rle in enumerate(self.rles) if rle is not None]
-        blank = [i for i, rle in enumerate(found) if rle is None]
-        iou_NG[np.ix_(blank, columns)] = 0.0
-        if not real or not columns:
+        if not columns:
             return iou_NG, inside_N
         crowd = self.crowd_G[columns]
         overlap = np.asarray(
             coco_mask.iou(
-                [found[i] for i in real],
+                found,
                 [self.rles[g] for g in columns],
                 crowd.astype(np.uint8).tolist(),
             )
         )
-        overlap = np.where(name_NG[np.ix_(real, columns)], overlap, 0.0)
-        iou_NG[np.ix_(real, columns)] = overlap
-        inside_N[real] = (overlap[:, crowd] > _IN_CROWD).any(1)
-        return iou_NG, inside_N
+        overlap = np.where(name_NG[:, columns], overlap, 0.0)
+        iou_NG[:, columns] = overlap
+        return iou_NG, np.asarray((overlap[:, crowd] > _IN_CROWD).any(1), np.bool_)
 
 
 def greedy(worth_QG: Floats, order: NDArray[np.int64], least: float) -> dict[int, float]:

@@ -1,0 +1,67 @@
+"""``mobius-seg tune-pruning``: tune, store and report."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mobius_seg.terminal import print_warning
+
+if TYPE_CHECKING:
+    from mobius_seg.operating_points import OperatingPoints
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    """Tune the operating points of a model and store them with it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    import torch
+
+    from mobius_seg.calibration_cli import warn_if_few
+    from mobius_seg.checkpoint import CALIBRATION_FILE, load_calibration, load_model
+    from mobius_seg.evaluate.calibrate import copy_model, output_folder
+    from mobius_seg.predictor import Predictor
+    from mobius_seg.tune_pruning import tune
+
+    source, target = output_folder(options.model, options.out, "operating points")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    # Without the points that may be there: they are replaced, even if they fit no more.
+    network, calibration = load_model(options.model), load_calibration(options.model)
+    points = tune(
+        Predictor(network, device=options.device, calibration=calibration),
+        options.annotations,
+        options.images,
+        loss=options.loss,
+        metric=options.metric,
+        size=options.size,
+        limit=options.limit,
+    )
+    copy_model(source, target, (CALIBRATION_FILE,))
+    path = points.save(target)
+    _print_points(points)
+    warn_if_few(points.conditions["images"])
+    for point, other in (("balanced", "full"), ("fast", "balanced")):
+        if points.points[point].policy == points.points[other].policy:
+            print_warning(f"{point} is {other}: nothing cheaper was found to keep its bound")
+    print(f"wrote {path}")
+    return 0
+
+
+def _print_points(points: "OperatingPoints") -> None:
+    """A table of the operating points as measured."""
+    from rich.table import Table
+
+    from mobius_seg.terminal import make_console
+
+    table = Table("point")
+    keys = [key for key in points.points["full"].measured if not key.startswith("queries_")]
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right")
+    for name, point in points.points.items():
+        values = (point.measured[key] for key in keys)
+        table.add_row(name, *("undefined" if v is None else f"{v:.4f}" for v in values))
+    make_console().print(table)
