@@ -12,7 +12,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
 from mobius_seg.instances import Instances
 from mobius_seg.planner import Shape
-from mobius_seg.postprocess import boxes_to_original, distinct_masks, select
+from mobius_seg.postprocess import distinct_masks, select
 from mobius_seg.preprocess import Frame, make_frame, resize
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput
@@ -105,13 +105,12 @@ def read_instances(
     )
     kept = [i for i, query in enumerate(chosen.queries_N.tolist()) if query in mask_of]
     rles = [mask_of[query] for query in chosen.queries_N[kept].tolist()]
-    boxes_N4 = output.layers[-1].boxes_BQ4[0].cpu()[chosen.queries_N[kept]]
     column_N = chosen.columns_N[kept].tolist()
     labels, positions = job.prompt.labels, job.prompt.positions
     return Instances(
         image_size=job.frame.original,
         rles=rles,
-        boxes_xyxy=real_boxes(boxes_to_original(boxes_N4, job.frame), rles),
+        boxes_xyxy=boxes_of_masks(rles),
         scores=chosen.scores_N[kept].numpy().astype(np.float32),
         names=[labels[column] for column in column_N],
         name_ids=np.array([positions[column] for column in column_N], np.int64),
@@ -134,10 +133,14 @@ def _numbered(queries: list[int]) -> NDArray[np.int64]:
     return np.array([number[query] for query in queries], np.int64)
 
 
-def real_boxes(boxes_xyxy: NDArray[np.float32], rles: list[dict[str, Any]]) -> NDArray[np.float32]:
-    """The boxes [N, 4], those without an area (wholly outside the picture) read off the masks."""
-    flat = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] <= 0).any(axis=1)
-    for i in np.flatnonzero(flat | ~np.isfinite(boxes_xyxy).all(axis=1)):
-        x, y, width, height = coco_mask.toBbox(rles[i])
-        boxes_xyxy[i] = (x, y, x + width, y + height)
-    return boxes_xyxy
+def boxes_of_masks(rles: list[dict[str, Any]]) -> NDArray[np.float32]:
+    """Boxes xyxy [N, 4] around masks that are not empty.
+
+    The network's own boxes guide its queries but fit less well than its masks do
+    (docs/experiments.md), and users expect that a box bounds its mask.
+    """
+    if not rles:
+        return np.zeros((0, 4), np.float32)
+    boxes_N4 = np.asarray(coco_mask.toBbox(rles), np.float32)
+    boxes_N4[:, 2:] += boxes_N4[:, :2]
+    return boxes_N4

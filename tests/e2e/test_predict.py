@@ -200,6 +200,15 @@ def test_nms_iou(predictor: Predictor, photo: Picture) -> None:
     assert own.rles == predictor.predict(photo, threshold=0.0, nms_iou=limit).rles
 
 
+def test_boxes_bound_their_masks(predictor: Predictor, photo: Picture) -> None:
+    found = predictor.predict(photo, threshold=0.0)
+    assert len(found)
+    for mask, (x0, y0, x1, y1) in zip(found.masks, found.boxes_xyxy, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert (x0, x1) == (columns[0], columns[-1] + 1)
+        assert (y0, y1) == (rows[0], rows[-1] + 1)
+
+
 def test_duplicates_take_no_place(predictor: Predictor, photo: Picture) -> None:
     every = predictor.predict(photo, threshold=0.0, nms_iou=0.3)
     for most in range(1, len(every) + 1):
