@@ -41,6 +41,7 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("seed", int, "of everything random"),
     ("checkpoint_minutes", float, "minutes between checkpoints"),
     ("snapshot_minutes", float, "minutes between kept copies of the averaged weights, 0 for none"),
+    ("snapshot_steps", int, "steps between such copies, 0 for none"),
     ("log_steps", int, "steps between log lines"),
 )
 
