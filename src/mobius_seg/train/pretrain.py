@@ -346,17 +346,17 @@ class _Runner:
         return cosine_TK
 
     def _train(self, batch: Crowd) -> tuple[float, float]:
-        """One step; its loss and top-1 accuracy."""
+        """One step; its cross-entropy and top-1 accuracy."""
         cosine_TK = self._cosines(batch)
         rows_T = batch.rows_T.to(self.device)
-        loss = F.cross_entropy(self.log_scale.exp() * cosine_TK, rows_T, label_smoothing=0.05)
+        contest = F.cross_entropy(self.log_scale.exp() * cosine_TK, rows_T, label_smoothing=0.05)
         distance_T = 1 - cosine_TK.gather(1, rows_T[:, None])
-        loss = loss + LossConfig().pull * distance_T.mean()  # as regions.region_loss
+        loss = contest + LossConfig().pull * distance_T.mean()  # as regions.region_loss
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.backbone.parameters(), 2.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach()), float((cosine_TK.argmax(1) == rows_T).float().mean())
+        return float(contest.detach()), float((cosine_TK.argmax(1) == rows_T).float().mean())
 
     @torch.no_grad()
     def accuracy(self, batches: Sequence[Crowd]) -> float:
