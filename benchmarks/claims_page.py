@@ -173,10 +173,27 @@ def _pruning(stored: Values) -> str:
         parts += [
             f"`{model}`, {scenes['val']} val scenes at {scenes['size']} pixels:\n",
             table(header, rows, right=range(1, 6)),
+            _points(values.get("verdict", {})),
             conditions_line(values["conditions"]),
         ]
     parts.append(_picture("pruning", "AP against the decoder's cost"))
     return "\n".join(parts)
+
+
+def _points(verdict: Values) -> str:
+    """What the tuned points lose, and against whom."""
+    lines = []
+    for name, found in verdict.items():
+        rivals = [
+            f"{'better than' if rival['better'] else 'not better than'} `{key}`"
+            f" ({fraction(rival['mask_ap'])} at {rival['decoder_gmac']:.3f} GMAC)"
+            for key, rival in found["rivals"].items()
+        ]
+        lines.append(
+            f"* `{name}`: {found['share']:.2f} of the full decoder, {found['loss']:.2f} points of"
+            f" mask AP lost ({found['agnostic_loss']:.2f} class-agnostic); {', '.join(rivals)}."
+        )
+    return "\n".join([*lines, ""])
 
 
 def _training(stored: Values) -> str:

@@ -91,7 +91,7 @@ def _pruning(axes: Any, stored: Values) -> None:
             point = (found["decoder_gmac"], 100 * _nan(found["mask_ap"]))
             methods.setdefault(cell.partition("@")[0], []).append(point)
         for method, points in methods.items():
-            style = "o" if method in ("full", "point") else "o-"
+            style = "o" if method == "full" else "o-"
             axis.plot(*zip(*sorted(points), strict=True), style, markersize=4, label=method)
         axis.set(xlabel="decoder, GMAC a picture", ylabel="mask AP, %", title=model)
 

@@ -23,8 +23,9 @@ AP is the same raw and with maps.
 PRUNING = """\
 `adaptive@eps`: floors learned on calib scenes so that at most a share eps of the final true
 positives is lost at each stage; `fixed`, `random`, `uncalibrated` and `oracle` cut at that cost;
-`layers@n` runs n layers with all queries; `point@...` are the model's stored operating points. What
-is kept is per cent of the full decoder's true positives, the query selection first.
+`layers@n` runs n layers with all queries; `adaptive@balanced` and `adaptive@fast` are the model's
+tuned operating points. What is kept is per cent of the full decoder's true positives, the query
+selection first.
 """
 
 TRAINING = """\

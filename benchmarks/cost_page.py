@@ -33,6 +33,9 @@ TERMS = {
     "names": ("names pooled under masks in every layer", "queries of each layer"),
     "memory": ("memory, projected once", "tokens that the decoder reads"),
 }
+POINTS = """\
+The decoder at each operating point, through the baseline's with all queries and layers:
+"""
 LIMITS = """\
 The same baseline behind smaller backbones at {height}x{width}: its decoders hardly notice, so they
 are what has to shrink.
@@ -49,6 +52,7 @@ def cost_section() -> str:
     largest = max(entry["ratio"] for entry in stored["pixel_decoder"])
     parts += [PIXELS.format(largest=largest), _pixels(stored["pixel_decoder"])]
     parts.append(_decoder(stored["decoder"]))
+    parts += [POINTS, _points(stored["points"])]
     height, width = stored["limits"]["size"]
     parts.append(LIMITS.format(height=height, width=width))
     if (ROOT / "docs" / PICTURE).exists():
@@ -89,6 +93,21 @@ def _decoder(decoder: dict[str, Any]) -> str:
     text = DECODER.format(**decoder, height=height, width=width)
     shown = table(["part", "grows with", "GMAC"], rows, right=[2])
     return "\n".join([text, shown, FLOOR.format(**decoder["ratio"])])
+
+
+def _points(entries: list[dict[str, Any]]) -> str:
+    rows, origins = [], []
+    for entry in entries:
+        origins.append(entry["origin"])
+        rows.append(
+            [f"`{entry['model']}`", "x".join(map(str, entry["size"])), f"`{entry['point']}`"]
+            + [" ".join(map(str, entry["queries"]))]
+            + [f"{entry['gmac']['transformer_decoder']:.1f}"]
+            + [f"{entry['ratio'][part]:.3f}" for part in ("transformer_decoder", "total")]
+        )
+    header = ["model", "size", "point", "queries of each layer", "GMAC", "ratio", "ratio, total"]
+    notes = [f"Points of presets are {origin}.\n" for origin in dict.fromkeys(origins) if origin]
+    return "\n".join([table(header, rows, right=range(4, 7)), *notes])
 
 
 def _limits(backbones: dict[str, dict[str, float]]) -> str:

@@ -21,7 +21,7 @@ from mobius_seg.cost.dispatch import meta_network
 from mobius_seg.cost.limits import BASELINE, bars, limits, save_picture
 from mobius_seg.cost.parts import DECODER, MASK_PRODUCT, MEMORY, PIXELS, SELECTION
 from mobius_seg.cost.record import part_sum, workload
-from mobius_seg.cost.report import as_json, measure
+from mobius_seg.cost.report import as_json, measure, operating_points, origin_of, points_of
 from mobius_seg.presets import get_preset
 
 PAIRS = (
@@ -42,11 +42,13 @@ def main() -> None:
     pixels = [entry for ours, theirs in _pixel_pairs() for entry in _pixel_decoders(ours, theirs)]
     decoder = _decoder(*PAIRS[0])
     parts = bars(limits(LIMITS_SIZE, NAMES, TEXT_TOKENS))
+    points = [entry for ours, theirs, sizes in PAIRS for entry in _points(ours, theirs, sizes[0])]
     facts = conditions(names=NAMES, text_tokens=TEXT_TOKENS, operating_point="full")
     facts["command"] = "python benchmarks/claims/cost.py"
     rounded = {b: {part: round(v, 4) for part, v in values.items()} for b, values in parts.items()}
     limited = {"size": list(LIMITS_SIZE), "backbones": rounded}
-    counted = {"pairs": pairs, "pixel_decoder": pixels, "decoder": decoder, "limits": limited}
+    counted = {"pairs": pairs, "pixel_decoder": pixels, "decoder": decoder, "points": points}
+    counted["limits"] = limited
     store("cost", {"conditions": facts, **counted})
     save_picture(ROOT / "docs" / PICTURE, parts)
 
@@ -68,6 +70,28 @@ def _pair(ours: str, theirs: str, size: tuple[int, int]) -> dict[str, Any]:
         "parts": _round(values["parts"]),
         "against_parts": _round(as_json(other)["parts"]),
     }
+
+
+def _points(ours: str, theirs: str, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Cost of our decoder at each of its operating points, against the whole baseline's."""
+    load = (size, NAMES, TEXT_TOKENS)
+    other, known = measure(theirs, *load), operating_points(get_preset(ours), points_of(ours))
+    entries = []
+    for point, kept in known.items():
+        profile = measure(ours, *load, point)
+        entries.append(
+            {
+                "model": ours,
+                "against": theirs,
+                "size": list(size),
+                "point": point,
+                "queries": list(kept),
+                "origin": origin_of(ours, point),
+                "gmac": _round(profile.totals()),
+                "ratio": _round(as_json(profile, other)["ratio"]["gmac"]),
+            }
+        )
+    return entries
 
 
 def _pixel_pairs() -> list[tuple[ModelConfig, ModelConfig]]:

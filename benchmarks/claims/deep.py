@@ -6,11 +6,14 @@
 
 ``mobius-n`` with nine decoder layers in place of four is fine-tuned in the small setting
 (``setting.py``) from the shipped weights; the layers beyond those of the weights begin as copies of
-the last one. Maps are fitted and floors are learned on the setting's calib scenes, and everything
-of ``pruning.py`` is measured on its val scenes: adaptive pruning against a fixed cut, random
+the last one. Maps are fitted, operating points tuned (as ``mobius-seg tune-pruning`` does) and
+floors learned on the setting's calib scenes, and everything of ``pruning.py`` is measured on its
+val scenes: adaptive pruning against a fixed cut, random
 pruning, uncalibrated scores and the oracle, AP against decoder GMAC, and the share of the final
 true positives among the kept queries by layer. The cells go to ``results/pruning.json`` beside
-those of the shipped weights, under ``mobius-n-9-layers``.
+those of the shipped weights, under ``mobius-n-9-layers``. ``python -m mobius_seg.static_points
+runs/claims/deep/layers-9-seed0/run/model`` then makes the static points of models without weights
+from the tuned ones: their cost goes with the AP of ``fixed@balanced`` and ``fixed@fast``.
 
 The training has 0.6 of the setting's steps, since a step of nine layers takes longer.
 """
@@ -25,13 +28,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measure import calibration, load
 from pruning import Data, Experiment
-from runs import TrainingRun, deadline, list_runs, parser, perform, read_options
+from runs import TrainingRun, deadline, list_runs, parser, perform, read_options, reserved
 from setting import Bench
 from starts import ALL
 
-from mobius_seg.checkpoint import load_calibration, save_calibration, weights_digest
+from mobius_seg.checkpoint import (
+    POINTS_FILE,
+    load_calibration,
+    save_calibration,
+    weights_digest,
+)
 from mobius_seg.data.coco import read_coco
 from mobius_seg.evaluate.calibrate import calibrate
+from mobius_seg.tune_pruning import tune
 
 CLAIM = "deep"
 LAYERS = 9
@@ -65,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> bool:
         print("then the cells of pruning.py on its result, stored one by one")
         return False
     try:
-        with deadline(options.minutes):
+        with deadline(options.minutes), reserved(run, bench) as mine:
+            if not mine:
+                print(f"{run.claim}/{run.name}: another process works on it")
+                return False
             perform(run, bench, options)
             return _prune(run, bench, options.threads, options.results)
     except KeyboardInterrupt:
@@ -87,6 +99,10 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
             progress=False,
         )
         save_calibration(found, folder)
+        model = load(bench, folder)
+    if not (folder / POINTS_FILE).exists():
+        points = tune(model, calib.annotations, calib.images, progress=False)
+        points.save(folder)
         model = load(bench, folder)
     coco = read_coco(val.annotations)
     facts: dict[str, Any] = {"threads": threads, "command": "python benchmarks/claims/deep.py"}

@@ -4,12 +4,15 @@ Mask AP against decoder GMAC on val-base, and the share of the full decoder's tr
 are still there after each stage, for
 
 * ``full``: nothing pruned;
-* ``adaptive``: floors learned on the calib split, at several shares of lost true positives;
+* ``adaptive``: the operating points that were tuned for the model on the calib split (``balanced``
+  and ``fast``), and floors learned there at several shares of lost true positives;
 * at the cost of each of them: ``fixed`` (the mean numbers of queries, the same for every image),
   ``random`` (the same numbers, drawn), ``uncalibrated`` (one raw score as the floor of all stages)
   and ``oracle`` (the same numbers, final true positives first);
-* ``layers``: fewer layers with all queries;
-* the operating points that are stored with the model.
+* ``layers``: fewer layers with all queries.
+
+``verdict``: what each operating point loses against ``full``, and whether it is better than each of
+``fixed``, ``random`` and ``uncalibrated`` at its cost.
 
 Every cell is really run, image by image, and stored when it is done, so that a run may be cut off
 and started again. Floors are learned once and stored with the cells.
@@ -49,8 +52,9 @@ from mobius_seg.pruning_record import (
 from mobius_seg.tune_pruning import THRESHOLDS, learn_floors, mean_decoder_gmac
 from val_sets import val_set
 
-SHARES = (0.01, 0.05, 0.18, 0.0, 0.02, 0.1, 0.35)  # most telling first
+SHARES = (0.01, 0.05, 0.18, 0.0, 0.35)  # most telling first
 METHODS = ("adaptive", "fixed", "uncalibrated", "random", "oracle")
+RIVALS = ("fixed", "random", "uncalibrated")
 LEAST = 4
 Values = dict[str, Any]
 
@@ -148,6 +152,7 @@ class Experiment:
 
         def save() -> None:
             device = {} if model.device.type == "cpu" else {"device": str(model.device)}
+            mine["verdict"] = verdict(mine["cells"])
             facts = {"precision": "float32", "batch": 1, **device, **self.facts}
             mine["conditions"] = conditions(**facts)
             store(self.out, everything | {self.name: mine}, self.results)
@@ -189,22 +194,33 @@ def _plans(model: Predictor, annotations: Path, images: Path, size: int) -> Valu
     """Policies of every level, learned on calib scenes."""
     coco = read_coco(annotations)
     records = [record_image(model, coco, images, row, size) for row in range(len(coco.images))]
-    plans: Values = {}
+    policies = _tuned(model)
     for share in SHARES:
-        policy = PruningPolicy(
+        policies[f"{share:g}"] = PruningPolicy(
             thresholds=THRESHOLDS, floors=learn_floors(records, share), least=LEAST
         )
+    plans: Values = {}
+    for level, policy in policies.items():
         outcomes = [simulate(record, policy) for record in records]
         cost = mean_decoder_gmac(records, outcomes, model)
         # Rounded up: the baselines get no less than the adaptive policy took.
-        mean = np.ceil(np.mean([outcome.queries for outcome in outcomes], axis=0)).astype(int)
-        plans[f"{share:g}"] = {
+        depth = model.config.decoder_layers + 1
+        queries = [[*o.queries, *[0] * (depth - len(o.queries))] for o in outcomes]  # some stop
+        mean = np.ceil(np.mean(queries, axis=0)).astype(int)
+        plans[level] = {
             "adaptive": policy.to_dict(),
             "keep": mean[1:].tolist(),
             "raw_floor": _raw_floor(model, records, cost),
             "calib_decoder_gmac": cost,
         }
     return plans
+
+
+def _tuned(model: Predictor) -> dict[str, PruningPolicy]:
+    """The operating points that were tuned for the model and prune."""
+    points = model.planner.points
+    found = {} if points.origin else {name: p.policy for name, p in points.points.items()}
+    return {name: policy for name, policy in found.items() if policy != PruningPolicy()}
 
 
 def _raw_floor(model: Predictor, records: list[ImageRecord], cost: float) -> float:
@@ -229,11 +245,43 @@ def _uncalibrated(model: Predictor, floor: float) -> PruningPolicy:
 
 def _cells(model: Predictor, plans: Values) -> list[str]:
     """Names of all cells, the most telling first."""
-    first = ["full", *(f"adaptive@{share}" for share in plans)]
-    points = [f"point@{name}" for name in model.planner.points.points if name != "full"]
+    first = ["full", *(f"adaptive@{level}" for level in plans)]
     layers = [f"layers@{count}" for count in range(model.config.decoder_layers - 1, -1, -1)]
-    others = [f"{method}@{share}" for share in plans for method in METHODS[1:]]
-    return [*first, *points, *others, *layers]
+    others = [f"{method}@{level}" for level in plans for method in METHODS[1:]]
+    return [*first, *others, *layers]
+
+
+def verdict(cells: Values) -> Values:
+    """What the operating points lose, and whether they beat cuts of the same cost.
+
+    Args:
+        cells: by name.
+
+    Returns:
+        For each point ``loss`` of mask AP against ``full`` in points, ``share`` of the full
+        decoder's cost, and by rival its ``mask_ap``, ``decoder_gmac`` and whether the point is
+        ``better``; points and rivals that have not run are left out.
+    """
+    found: Values = {}
+    for name in ("balanced", "fast"):
+        mine, full = cells.get(f"adaptive@{name}"), cells.get("full")
+        if mine is None or full is None:
+            continue
+        rivals = {rival: cells[f"{rival}@{name}"] for rival in RIVALS if f"{rival}@{name}" in cells}
+        found[name] = {
+            "loss": 100 * (full["mask_ap"] - mine["mask_ap"]),
+            "agnostic_loss": 100 * (full["agnostic_mask_ap"] - mine["agnostic_mask_ap"]),
+            "share": mine["decoder_gmac"] / full["decoder_gmac"],
+            "rivals": {
+                rival: {
+                    "mask_ap": cell["mask_ap"],
+                    "decoder_gmac": cell["decoder_gmac"],
+                    "better": mine["mask_ap"] > cell["mask_ap"],
+                }
+                for rival, cell in rivals.items()
+            },
+        }
+    return found
 
 
 @torch.inference_mode()
@@ -258,8 +306,6 @@ def _policy_of(
         return PruningPolicy(), maps, None
     if method == "layers":
         return PruningPolicy(layers=int(level)), maps, None
-    if method == "point":
-        return model.planner.points.policy(level), maps, None
     plan = mine["plans"][level]
     if method == "adaptive":
         return PruningPolicy.from_dict(plan["adaptive"]), maps, None

@@ -4,7 +4,8 @@ Every run is a folder ``<runs>/<claim>/<variant>-seed<k>``:
 
 * ``plan.json``: everything that decides its outcome; a folder of another plan is refused;
 * ``start/``: the weights it begins with; ``run/``: the training (``run/model`` is its result);
-* ``result.json``: written last. A folder that has it is complete and never run again.
+* ``result.json``: written last. A folder that has it is complete and never run again;
+* ``lock``: held while a process works on it, so that several may share the work.
 
 The result file of the claim is written anew after every run, from all that are complete.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import starts
 import torch
+from filelock import FileLock, Timeout
 from setting import FULL, SMOKE, Bench
 
 from conditions import RESULTS, ROOT, conditions, store
@@ -236,14 +238,39 @@ def work(
                 if left() <= 0:
                     raise KeyboardInterrupt
                 known = run.result(bench) is not None
-                perform(run, bench, options)
+                with reserved(run, bench) as mine:
+                    if not mine:
+                        print(f"{run.claim}/{run.name}: another process works on it")
+                        continue
+                    perform(run, bench, options)
                 if not known:
                     publish(runs, bench, options, gather)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")
         return False
     publish(runs, bench, options, gather)
-    return True
+    return all(run.result(bench) is not None for run in chosen)
+
+
+@contextmanager
+def reserved(run: TrainingRun, bench: Bench) -> Iterator[bool]:
+    """Keep other processes off a run, until the block or the process ends.
+
+    Yields:
+        False where another process has it.
+    """
+    folder = run.folder(bench)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def publish(

@@ -98,7 +98,7 @@ def test_losses_are_compared_stage_by_stage(
     take = Run._step
 
     def signalled(self: Run, batch: Any) -> dict[str, float]:
-        if self.state["step"] == 1:
+        if self.state["step"] == 0:
             signal.raise_signal(signal.SIGINT)  # as when the time is up
         return take(self, batch)
 
@@ -107,7 +107,7 @@ def test_losses_are_compared_stage_by_stage(
         assert not module.main(arguments(folder, "--only", "focal"))
     assert not module.main(arguments(folder, "--only", "focal", "--list"))
     assert "focal-seed0" in (listed := capsys.readouterr().out)
-    assert "step 2 of 4" in listed
+    assert "step 1 of 2" in listed
     assert module.main(arguments(folder, "--only", "focal,uncertainty"))
     values = stored(folder, "calibration")
     assert values["middle_stage"] == 1
@@ -129,6 +129,10 @@ def test_the_deep_decoder_is_pruned(scripts: None, folder: Path) -> None:
     values = stored(folder, "pruning")["mobius-test-9-layers"]
     cells = values["cells"]
     assert {"full", "adaptive@0.05", "fixed@0.05", "random@0.05", "oracle@0.05"} <= set(cells)
+    for point, found in stored(folder, "pruning")["mobius-test-9-layers"]["verdict"].items():
+        full, mine = cells["full"], cells[f"adaptive@{point}"]
+        assert found["loss"] == pytest.approx(100 * (full["mask_ap"] - mine["mask_ap"]))
+        assert set(found["rivals"]) == {"fixed", "random", "uncalibrated"}
     assert len(cells["full"]["true_positives_kept"]) == 10
     assert cells["layers@2"]["decoder_gmac"] < cells["full"]["decoder_gmac"]
     assert all(cell["mask_ap"] is not None for cell in cells.values())
@@ -193,3 +197,20 @@ def test_a_start_takes_over_what_it_says(scripts: None, tmp_path: Path) -> None:
     torch.testing.assert_close(products[0], products[1], rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="no such tensor of this shape"):
         starts.take(narrow, source, starts.ALL, names_KD)
+
+
+def test_two_processes_share_the_work(
+    scripts: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, runs = script("pixel_decoder"), script("runs")
+    chosen = arguments(folder, "--only", "s16,s32")
+    _, bench = runs.read_options(runs.parser(None), chosen)
+    taken = next(run for run in module.planned(bench) if run.variant == "s16")
+    with runs.reserved(taken, bench) as mine:
+        assert mine
+        assert not module.main(chosen)  # s16 is left to whoever has it
+        assert "s16-seed0: another process works on it" in capsys.readouterr().out
+        assert taken.result(bench) is None
+        assert set(stored(folder, "pixel_decoder")["variants"]) >= {"s32"}
+    assert module.main(chosen)
+    assert taken.result(bench) is not None
