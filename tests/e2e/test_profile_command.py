@@ -30,6 +30,7 @@ def test_json_alone_and_against(capsys: pytest.CaptureFixture[str]) -> None:
     assert values["params"] > 0
     assert values["gmac"]["total"] == pytest.approx(sum(values["parts"].values()))
     assert values["ratio"]["gmac"]["total"] == values["ratio"]["total"] == 1
+    assert values["agreeing_counts"] == ["dispatch", "closed form"]
 
 
 def test_a_folder_costs_what_its_preset_costs(
@@ -45,6 +46,9 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "layer2.ffn" in out
     assert "64x96, 5 names" in out
+    assert "dispatch and closed form agree within 0.1% in every part" in out
+    assert main(["profile", "--model", "mobius-test", *SMALL, "--certify"]) == 0
+    assert "dispatch and closed form and exported graph agree" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mobius_seg.cost.certify import TOLERANCE
 from mobius_seg.cost.limits import bars, limits, save_picture
 from mobius_seg.cost.parts import part_order
 from mobius_seg.cost.record import Profile, stated_text_tokens
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     tokens = options.text_tokens or stated_text_tokens(options.names)
     load = (size, options.names, tokens)
     conditions = {"size": list(size), "names": options.names, "text_tokens": tokens}
+    conditions["agreeing_counts"] = list(counts(options.certify, options.operating_point))
     if options.limits:
         _run_limits(options, load, conditions)
         return
@@ -51,6 +53,17 @@ def run(options: argparse.Namespace) -> None:
         _print_json(facts | as_json(*(profile for _, profile in columns)))
     else:
         _print_profiles(columns, conditions)
+
+
+def counts(certify: bool, point: str) -> tuple[str, ...]:
+    """Which counts of a profile were compared; they agreed, or else there is no profile.
+
+    Args:
+        certify: whether the exported program was asked for.
+        point: operating point; the exported program is that of the whole decoder.
+    """
+    asked = ("dispatch", "closed form")
+    return (*asked, "exported graph") if certify and point == FULL else asked
 
 
 def _own_size(options: argparse.Namespace) -> tuple[int, int]:
@@ -133,6 +146,8 @@ def _print_table(table: Table, columns: Columns, conditions: Mapping[str, Any]) 
     text = f"{height}x{width}, {conditions['names']} names, {conditions['text_tokens']} text tokens"
     point = conditions.get("operating_point", FULL)
     console.print(f"{text} where sub-words are fused, operating point {point}", soft_wrap=True)
+    agreeing = " and ".join(conditions["agreeing_counts"])
+    console.print(f"{agreeing} agree within {TOLERANCE:.1%} in every part", soft_wrap=True)
     if "operating_point_origin" in conditions:
         console.print(f"{point} is {conditions['operating_point_origin']}", soft_wrap=True)
 
