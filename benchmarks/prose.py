@@ -13,7 +13,8 @@ P@0.5 and cIoU are of referring expressions, each answered by its best instance.
 """
 
 SPEED = """\
-Milliseconds an image, median of {runs}; *predict* goes from an array to instances with run lengths.
+Milliseconds an image, median of {runs}; *predict* goes from an array to instances with run lengths,
+the network alone ends before masks are made.
 """
 
 PICTURES = """\

@@ -1,13 +1,14 @@
 """Time per image of a model in eager mode, and its cost by part.
 
-Two times a size: the whole ``predict`` call (resizing, network, masks as run lengths) and the
-network alone. The picture is a square photograph resized to the input, so nothing is padding.
+Two times a size, taken in turns: the whole ``predict`` call (resizing, network, masks as run
+lengths) and the network alone, without masks. The picture is a square photograph resized to the
+input, so nothing is padding.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import mobius_seg
 from conditions import conditions, store
 from mobius_seg.bundle_names import COCO_NAMES
 from mobius_seg.profile import preset_profile
+from mobius_seg.pruned_decoder import run_pruned
+from mobius_seg.pruning import PruningPolicy
 from mobius_seg.types import TextPrompt
 
 WARM_UP = 5
@@ -43,11 +46,13 @@ def main() -> None:
     for size in sizes:
         picture = np.asarray(photo.resize((size, size), Image.Resampling.BICUBIC))
         found = model.predict(picture, names=names, size=size)
-        whole = _median_ms(
-            lambda picture=picture, size=size: model.predict(picture, names=names, size=size),
+        whole, network = _medians_ms(
+            (
+                lambda picture=picture, size=size: model.predict(picture, names=names, size=size),
+                _network_call(model, picture),
+            ),
             arguments.runs,
         )
-        network = _network_ms(model, picture, arguments.runs)
         result[str(size)] = {
             "predict_ms": whole,
             "network_ms": network,
@@ -73,25 +78,34 @@ def _cost(name: str, size: int) -> dict[str, Any]:
     return {"gmac": grouped | {"total": round(profile.gmac, 4)}, "gmac_detail": detail}
 
 
-def _network_ms(model: mobius_seg.Predictor, picture: np.ndarray, runs: int) -> dict[str, float]:
+def _network_call(model: mobius_seg.Predictor, picture: np.ndarray) -> Callable[[], object]:
     """The network alone on the same picture, random unit vectors as the vocabulary."""
-    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().contiguous() / 255
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(1, NAMES, model.config.text_dim, generator=generator)
     prompt = TextPrompt(torch.nn.functional.normalize(vectors, dim=-1))
-    with torch.inference_mode():
-        return _median_ms(lambda: model.network(image, prompt), runs)
+
+    def call() -> object:
+        with torch.inference_mode():
+            encoded = model.network.encode(image, prompt)
+            return run_pruned(model.network, encoded, PruningPolicy())
+
+    return call
 
 
-def _median_ms(call: Callable[[], object], runs: int) -> dict[str, float]:
-    """Median and tenth and ninetieth percentile of a call, in milliseconds."""
-    for _ in range(WARM_UP):
-        call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
+def _medians_ms(calls: Sequence[Callable[[], object]], runs: int) -> list[dict[str, float]]:
+    """Median and tenth and ninetieth percentile of calls that take turns, in milliseconds."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(WARM_UP + runs):
+        for call, mine in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if turn >= WARM_UP:
+                mine.append(1000 * (time.perf_counter() - start))
+    return [_summary(mine) for mine in times]
+
+
+def _summary(times: Sequence[float]) -> dict[str, float]:
     deciles = statistics.quantiles(times, n=10)
     values = {"median": statistics.median(times), "p10": deciles[0], "p90": deciles[-1]}
     return {key: round(value, 1) for key, value in values.items()}
