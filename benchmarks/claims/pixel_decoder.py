@@ -16,6 +16,8 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
   transformer decoder is narrower too);
 * ``s32-levels``, ``multiscale-bottleneck``: the same as ``s32`` and ``multiscale`` with the other
   place of the fusion: text into the tokens of every scale, or of stride 32 alone;
+* ``s16-deformable-open``, ``s32-open``: the gates of the scatter step start at 1 in place of 0.1,
+  so that what the bottleneck mixed reaches the maps from the first step on;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
 All variants start from the backbone, name map and text projection of the same weights; pixel
@@ -69,6 +71,9 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
         "s32-levels": {"fusion": "levels"},
         "multiscale-bottleneck": {"pixel_decoder": "multiscale", "mixing": "deformable"},
     }
+    opened = {"gate_init": 1.0}
+    changes["s16-deformable-open"] = changes["s16-deformable"] | opened
+    changes["s32-open"] = opened
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six

@@ -41,8 +41,7 @@ def make_optimizer(network: Mobius, config: TrainConfig) -> torch.optim.AdamW:
         [
             {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}
             for (lr, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ],
-        fused=True,  # 4 % of a step's time on the CPU is saved so
+        ]
     )
 
 
