@@ -109,13 +109,14 @@ def _calibration(stored: Values) -> str:
         for stage in (middle, last):
             entry = values["stages"][stage]
             cells += [_error(entry[form]["laece0"]) for form in ("raw", "mapped")]
+            cells.append(_error(entry["mapped"]["laece0_noise"]))
             cells += [_error(entry[form]["d_ece"]) for form in ("raw", "mapped")]
         cells.append(_error(values["stages"][middle]["rank_correlation"]))
         rows.append([*cells, str(len(values["seeds"]))])
     header = ["loss", "mask AP"]
     for stage in (middle, last):
-        for error in ("LaECE_0", "D-ECE"):
-            header += [f"{error}, stage {stage}, raw", "isotonic"]
+        header += [f"LaECE_0, stage {stage}, raw", "isotonic", "noise"]
+        header += [f"D-ECE, stage {stage}, raw", "isotonic"]
     header += ["rank correlation", "seeds"]
     parts = [
         "## Claim: confidences that tell the quality\n",

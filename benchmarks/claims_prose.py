@@ -15,9 +15,10 @@ parentheses, highest less lowest.
 CALIBRATION = """\
 Equal fine-tunings from one checkpoint that differ in the loss. Errors as fractions, raw and with
 isotonic maps fitted on calib scenes, at the middle stage ({middle}) and the last ({last});
-definitions: [calibration](calibration.md). *Rank correlation* is that of the middle stage's
-confidence with the quality at the last stage. In parentheses highest less lowest over the seeds.
-AP is the same raw and with maps.
+definitions: [calibration](calibration.md). *Noise* is the LaECE_0 to expect of scores that are
+right in every bin, from so many detections: smaller differences say nothing. *Rank correlation* is
+that of the middle stage's confidence with the quality at the last stage. In parentheses highest
+less lowest over the seeds. AP is the same raw and with maps.
 """
 
 PRUNING = """\

@@ -15,9 +15,9 @@ its trainings, which differ in the loss alone:
 * ``regions``: that of ``mal-synonyms`` and mask points weighted by language confidence.
 
 Each is judged raw and with isotonic maps fitted on the calib scenes: LaECE_0 and D-ECE of every
-stage on the val scenes (definitions: docs/calibration.md), AP (the same raw and mapped, as the maps
-keep the order), and Spearman's correlation of each stage's confidence with the quality that the
-query has at the last stage. Three seeds.
+stage on more val scenes (``setting.py``; definitions: docs/calibration.md), AP (the same raw and
+mapped, as the maps keep the order), and Spearman's correlation of each stage's confidence with the
+quality that the query has at the last stage. Three seeds.
 
 ``verdict``: LaECE_0 at the middle and the last stage, mapped, against focal + isotonic.
 """
@@ -50,7 +50,7 @@ LOSSES = {
     "uncertainty": LossConfig(),
     "regions": LossConfig(region_weighting=True),
 }
-ERRORS = ("laece0", "laece0_by_name", "d_ece", "laece0_all", "d_ece_all")
+ERRORS = ("laece0", "laece0_noise", "laece0_by_name", "d_ece", "laece0_all", "d_ece_all")
 
 
 def planned(bench: Bench) -> list[TrainingRun]:

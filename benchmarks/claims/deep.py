@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from measure import calibration, load
+from measure import load, precision
 from pruning import Data, Experiment
 from runs import TrainingRun, deadline, list_runs, parser, perform, read_options, reserved
 from setting import Bench
@@ -56,7 +56,7 @@ def planned(bench: Bench) -> TrainingRun:
         seed=0,
         config=replace(bench.config, decoder_layers=LAYERS),
         parts=ALL,
-        measure=calibration,
+        measure=precision,
         train={"steps": round(STEPS * bench.setting.steps)},
     )
 

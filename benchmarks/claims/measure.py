@@ -46,18 +46,18 @@ def precision(bench: Bench, folder: Path, model: Predictor | None = None) -> Val
 
 
 def calibration(bench: Bench, folder: Path) -> Values:
-    """AP, and the calibration errors of every stage on the val scenes.
+    """AP, and the calibration errors of every stage on more val scenes.
 
-    Maps are fitted on the calib scenes. They keep the order of the scores of a stage, so AP is the
-    same raw and mapped.
+    Maps are fitted on more calib scenes as well. They keep the order of the scores of a stage, so
+    AP is the same raw and mapped.
 
     Returns:
         The figures of :data:`PRECISION` and ``errors``, see
         :func:`mobius_seg.evaluate.calibrate.error_report`.
     """
     model = load(bench, folder)
-    maps, _ = fit(_scores(bench, model, "calib"))
-    report = error_report(_scores(bench, model, "val"), maps)
+    maps, _ = fit(_scores(bench, model, "error-calib"))
+    report = error_report(_scores(bench, model, "error-val"), maps)
     return precision(bench, folder, model) | {"errors": report}
 
 

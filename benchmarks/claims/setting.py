@@ -53,6 +53,8 @@ class Setting:
         batch_size: images a step.
         calib: scenes that maps and floors are fitted on.
         val: scenes that are measured on.
+        error_calib: scenes that the maps are fitted on where calibration errors are measured.
+        error_val: scenes that these errors are measured on: the errors of 300 are mostly noise.
         seeds: seed of each variant's start and data; and of the calib and val scenes.
         scene_seeds: seeds of calib and val scenes.
         train: further fields of ``TrainConfig``.
@@ -67,6 +69,8 @@ class Setting:
     batch_size: int = 8
     calib: int = 300
     val: int = 300
+    error_calib: int = 600
+    error_val: int = 1000
     seeds: tuple[int, ...] = (0, 1, 2)
     scene_seeds: tuple[int, int] = (4000, 5000)
     train: tuple[tuple[str, Any], ...] = (
@@ -94,6 +98,8 @@ SMOKE = Setting(
     batch_size=2,
     calib=4,
     val=4,
+    error_calib=4,
+    error_val=4,
     seeds=(0,),
     train=(
         ("lr", 1e-5),
@@ -197,12 +203,15 @@ class Bench:
         """The held-out scenes.
 
         Args:
-            split: "calib" or "val".
+            split: "calib" or "val", or "error-calib" or "error-val".
         """
         setting = self.setting
+        calib, val = setting.scene_seeds
         kind, count, seed = {
-            "calib": ("calib", setting.calib, setting.scene_seeds[0]),
-            "val": ("val-base", setting.val, setting.scene_seeds[1]),
+            "calib": ("calib", setting.calib, calib),
+            "val": ("val-base", setting.val, val),
+            "error-calib": ("calib", setting.error_calib, calib),
+            "error-val": ("val-base", setting.error_val, val),
         }[split]
         name = f"{kind}-{count}-{setting.size}-{seed}-{self.opened.digest[:8]}"
         folder = self.runs / "scenes" / name
@@ -223,6 +232,8 @@ class Bench:
             "images_a_run": setting.steps * setting.batch_size,
             "calib_scenes": setting.calib,
             "val_scenes": setting.val,
+            "error_calib_scenes": setting.error_calib,
+            "error_val_scenes": setting.error_val,
             "scene_seeds": list(setting.scene_seeds),
             "pack_sha256": self.opened.digest,
             "start": self.start.name,

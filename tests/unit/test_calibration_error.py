@@ -9,6 +9,7 @@ from mobius_seg.evaluate.calibration_error import (
     d_ece,
     laece,
     laece_by_name,
+    laece_noise,
     operating_rank,
     rank_correlation,
     reliability,
@@ -36,6 +37,19 @@ def test_constant_bias_is_the_error(delta: float) -> None:
     hits = rng(1).random(COUNT) < truth
     assert d_ece(truth + delta, hits) == pytest.approx(abs(delta), abs=0.01)
     assert laece(truth + delta, truth) == pytest.approx(abs(delta), abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+def test_noise_is_the_error_of_perfect_scores(count: int) -> None:
+    """Draws whose mean is the confidence: what is measured is noise alone."""
+    errors, noises = [], []
+    for seed in range(40):
+        confidence = rng(seed).random(count)
+        hits = (rng(seed + 100).random(count) < confidence) * 1.0
+        errors.append(laece(confidence, hits))
+        noises.append(laece_noise(confidence, hits))
+    assert np.mean(noises) == pytest.approx(np.mean(errors), rel=0.1)  # type: ignore[arg-type]
+    assert laece_noise(np.array([0.1, 0.9]), np.array([0.0, 1.0])) is None  # one a bin
 
 
 def test_what_is_unmatched_counts_as_quality_zero() -> None:

@@ -181,8 +181,8 @@ def error_report(scores: StageScores, maps: ScoreMaps | None) -> dict[str, Any]:
         there maps?) and ``stages``, one entry each with ``stage``, ``detections`` (those of the
         best F1 at IoU 0.5, which the errors are over), ``rank_correlation`` (Spearman's, of this
         stage's confidence with the quality that the same query has at the last stage, over all
-        queries), ``raw`` and ``mapped``: ``laece0``, ``laece0_by_name``, ``d_ece``, and the first
-        and last over all queries too, ``laece0_all`` and ``d_ece_all``.
+        queries), ``raw`` and ``mapped``: ``laece0``, ``laece0_noise``, ``laece0_by_name``,
+        ``d_ece``, and ``laece0_all`` and ``d_ece_all`` over all queries.
     """
     stages = []
     last = len(scores.confidence) - 1
@@ -224,6 +224,7 @@ def _errors(scores: StageScores, stage: int, confidence: NDArray[np.float64]) ->
         "detections": top,
         "raw": {
             "laece0": error.laece(c[:top], u[:top]),
+            "laece0_noise": error.laece_noise(c[:top], u[:top]),
             "laece0_by_name": error.laece_by_name(c[:top], u[:top], names[:top]),
             "d_ece": error.d_ece(c[:top], hits[:top]),
             "laece0_all": error.laece(c, u),

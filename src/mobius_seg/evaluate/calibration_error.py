@@ -9,6 +9,10 @@ J = 25 intervals of equal width over 0..1 (closed below, the last also above).
   of the bin with 0 for what is unmatched. The quality here is u = sqrt(IoU_box * IoU_mask) (the box
   IoU alone where there are no masks), which the confidences are trained and mapped to foretell.
   Pooled over all names, and as the mean over names (the paper's form).
+* Its noise: the LaECE_0 to expect of scores that are right in every bin, from these detections:
+  sum_j |D_j| / |D| * sqrt(2 / pi) * s_j / sqrt(|D_j|) with s_j the standard deviation of the
+  quality in the bin, since the mean of |D_j| draws is about normal. Figures that differ by less
+  than it say nothing.
 * D-ECE (Kueppers et al. 2020): sum_j |D_j| / |D| * |mean confidence_j - precision_j| with
   precision at IoU 0.5.
 """
@@ -71,6 +75,23 @@ def laece(confidence: Values, quality: Values, bins: int = BINS) -> float | None
         bins: J.
     """
     return reliability(confidence, quality, bins).error if len(confidence) else None
+
+
+def laece_noise(confidence: Values, quality: Values, bins: int = BINS) -> float | None:
+    """LaECE_0 to expect of perfectly calibrated scores; None without two detections in a bin.
+
+    Args:
+        confidence: [N] in 0..1.
+        quality: u of each detection, 0 where unmatched.
+        bins: J.
+    """
+    row = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
+    parts = [quality[row == j] for j in range(bins)]
+    known = [part for part in parts if len(part) > 1]
+    if not known:
+        return None
+    noise = sum(len(p) * np.sqrt(2 / np.pi) * p.std(ddof=1) / np.sqrt(len(p)) for p in known)
+    return float(noise / sum(len(part) for part in known))
 
 
 def laece_by_name(
