@@ -163,6 +163,9 @@ def _check_plan(folder: Path, plan: Values) -> None:
     if not path.exists():
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
+    # Fields that came later have their defaults in runs that were begun before.
+    model = ModelConfig.from_json(json.dumps(stored["model"]), str(path))
+    stored["model"] = json.loads(model.to_json())
     differs = [key for key in plan if stored.get(key) != plan[key]]
     if differs:
         raise SystemExit(

@@ -35,6 +35,7 @@ _RANGES = (
     ("fusion_width", 1, 65_536),
     ("deformable_points", 1, 64),
     ("text_dim", 1, 65_536),
+    ("refine_expansion", 0, 16),
 )
 
 
@@ -88,6 +89,9 @@ class ModelConfig:
         nms_iou: mask IoU from which the weaker of two instances is a duplicate; 1 keeps them all.
         uncertainty_head: predict the quality of each query too (see calibration.py).
         gate_init: initial value of the gated residuals of the scatter step.
+        refine_expansion: hidden channels of each level's refinement in the scatter step through
+            ``width``; 0 = depthwise 3x3 and one pointwise convolution.
+        refine_kernel: side of its depthwise convolution where ``refine_expansion`` is not 0.
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
         initial_scale: initial scale of the cosine class head.
         max_scale: upper clamp of that scale.
@@ -134,6 +138,8 @@ class ModelConfig:
     mask_margin: float = 1.25
     uncertainty_head: bool = False
     gate_init: float = 0.1
+    refine_expansion: int = 0
+    refine_kernel: int = 7
     prior_logit: float = -4.6
     initial_scale: float = 25.0
     max_scale: float = 50.0
@@ -166,6 +172,8 @@ class ModelConfig:
             _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
         for field in ("objectness_weight", "nms_iou"):
             _require(0.0 <= getattr(self, field) <= 1.0, self, field, "0 to 1")
+        odd = 1 <= self.refine_kernel <= 31 and self.refine_kernel % 2 == 1
+        _require(odd, self, "refine_kernel", "odd, 1 to 31")
         _require(0.0 <= self.mask_margin <= 100.0, self, "mask_margin", "0 to 100")
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)

@@ -79,6 +79,31 @@ class SeparableRefinement(nn.Module):
         return refined
 
 
+class WideRefinement(nn.Module):
+    """Residual depthwise convolution and two-layer pointwise MLP (ConvNeXt form, Liu et al. 2022).
+
+    Batch norm and ReLU stand for layer norm and GELU, so that the norms fold into the convolutions.
+
+    Args:
+        channels: input and output channels.
+        kernel: odd size of the depthwise convolution.
+        expansion: hidden channels of the MLP through ``channels``.
+    """
+
+    def __init__(self, channels: int, kernel: int, expansion: int) -> None:
+        """See the class."""
+        super().__init__()
+        hidden = expansion * channels
+        self.depthwise = ConvNorm(channels, channels, kernel, groups=channels)
+        self.expand = ConvNorm(channels, hidden, activation=True)
+        self.reduce = ConvNorm(hidden, channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Refine a map [B, C, H, W] -> [B, C, H, W]."""
+        refined: Tensor = x_BCHW + self.reduce(self.expand(self.depthwise(x_BCHW)))
+        return refined
+
+
 class FeedForward(nn.Module):
     """Pre-norm feed-forward residual (Vaswani et al. 2017) with ReLU.
 

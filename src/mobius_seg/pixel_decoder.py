@@ -18,6 +18,7 @@ from mobius_seg.layers import (
     FeedForward,
     SelfAttention,
     SeparableRefinement,
+    WideRefinement,
     flatten_map,
     grid_centers,
     sine_position,
@@ -75,7 +76,7 @@ class PixelDecoder(nn.Module):
                 if s >= config.bottleneck_stride
             }
         )
-        self.refine = nn.ModuleDict({str(s): SeparableRefinement(width) for s in self.strides})
+        self.refine = nn.ModuleDict({str(s): _refinement(config) for s in self.strides})
         self.to_mask = nn.Conv2d(width, config.mask_width, 1)
         self.refine4 = SeparableRefinement(config.mask_width)
         self.mask_features = nn.Conv2d(config.mask_width, config.mask_width, 1)
@@ -123,6 +124,13 @@ class PixelDecoder(nn.Module):
                 incoming = resize_like(scattered[stride * 2], lateral)
             scattered[stride] = self.refine[str(stride)](lateral + incoming)
         return scattered
+
+
+def _refinement(config: ModelConfig) -> nn.Module:
+    """What refines a level after the bottleneck came back to it."""
+    if config.refine_expansion == 0:
+        return SeparableRefinement(config.width)
+    return WideRefinement(config.width, config.refine_kernel, config.refine_expansion)
 
 
 def level_strides(config: ModelConfig) -> tuple[int, ...]:

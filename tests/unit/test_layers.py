@@ -11,6 +11,7 @@ from mobius_seg.layers import (
     FeedForward,
     SelfAttention,
     SeparableRefinement,
+    WideRefinement,
     deformable_sample,
     flatten_map,
     grid_centers,
@@ -133,3 +134,14 @@ def test_deformable_attention_starts_as_a_star_around_the_reference() -> None:
     # Cells of the map where the reference has no size, shares of its half where it has.
     torch.testing.assert_close(read[0, 0, 0], torch.tensor(0.5 + 1.5 / 32), rtol=0, atol=1e-4)
     torch.testing.assert_close(read[0, 1, 0], torch.tensor(0.4 + 1.5 * 0.05), rtol=0, atol=1e-4)
+
+
+def test_wide_refinement_starts_from_its_input_and_sees_seven_pixels() -> None:
+    torch.manual_seed(0)
+    layer = WideRefinement(8, 7, 4).eval()
+    x = torch.zeros(1, 8, 15, 15)
+    x[0, :, 7, 7] = 1.0
+    changed = (layer(x) - layer(torch.zeros_like(x)) - x).abs().sum(1)[0] > 1e-7
+    rows, columns = changed.nonzero(as_tuple=True)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 10, 4, 10)
+    assert layer.expand[0].out_channels == 32

@@ -177,7 +177,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         "gather": gather,
         "fuse": _fusion(config, fused, work.text_tokens),
         "mix": config.mixing_layers * layer,
-        "scatter": sum(_separable(n, c) for n in levels.values()),
+        "scatter": sum(_refinement(config, n) for n in levels.values()),
         "mask_features": levels[8] * c * m + _separable(finest, m) + finest * m * m,
     }
 
@@ -260,6 +260,14 @@ def _box_bias(config: ModelConfig, work: Workload, queries: int) -> int:
     """A small MLP for each row and each column of each level."""
     lines = sum(sum(_sides(work, stride)) for stride in config.memory_strides)
     return queries * lines * _BIAS_HIDDEN * (_BIAS_INPUTS + config.heads)
+
+
+def _refinement(config: ModelConfig, tokens: int) -> int:
+    """SeparableRefinement or WideRefinement of a level."""
+    c = config.width
+    if config.refine_expansion == 0:
+        return _separable(tokens, c)
+    return tokens * (config.refine_kernel**2 * c + 2 * config.refine_expansion * c * c)
 
 
 def _separable(count: int, channels: int) -> int:
