@@ -42,6 +42,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         options.annotations,
         options.images,
         weights_sha256=weights_digest(source),
+        asked=options.names_asked,
         size=options.size,
         limit=options.limit,
     )
@@ -86,6 +87,8 @@ def check_eval_options(options: argparse.Namespace) -> None:
     if not options.calibration:
         if options.calibration_plot is not None:
             raise InputError("--calibration-plot goes with --calibration")
+        if options.names_asked is not None:
+            raise InputError("--names-asked goes with --calibration; AP is taken over all names")
         return
     if options.mode == "expressions":
         raise InputError(
@@ -118,6 +121,7 @@ def report_of(predictor: "Predictor", options: argparse.Namespace) -> dict[str, 
         options.annotations,
         options.images,
         mode=options.mode,
+        asked=options.names_asked,
         size=options.size,
         limit=options.limit,
         plot=plot_path(options),

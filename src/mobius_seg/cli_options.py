@@ -311,6 +311,15 @@ def _add_eval(commands: _Commands) -> None:
         parser, "--calibration-plot", Path, None,
         "picture of reliability diagrams; with --out, the default is its name with .png",
     )  # fmt: skip
+    _add_names_asked(parser)
+
+
+def _add_names_asked(parser: argparse.ArgumentParser) -> None:
+    _option(
+        parser, "--names-asked", count, None,
+        "confidences of prompts with so many names, a picture's own among them (default: all of"
+        " the file)",
+    )  # fmt: skip
 
 
 def _add_calibrate(commands: _Commands) -> None:
@@ -325,6 +334,7 @@ def _add_calibrate(commands: _Commands) -> None:
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO JSON")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="its pictures")
     _option(parser, "--limit", count, None, "only the first so many pictures")
+    _add_names_asked(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="folder for a copy of the model with its calibration (default: the model's own)",

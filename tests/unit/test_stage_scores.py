@@ -16,7 +16,7 @@ from mobius_seg.data.coco import read_coco
 from mobius_seg.evaluate.calibrate import error_report, fit
 from mobius_seg.evaluate.stage_scores import StageScores, collect, greedy
 from mobius_seg.presets import get_preset
-from mobius_seg.types import LayerOutput, ModelOutput
+from mobius_seg.types import LayerOutput, ModelOutput, TextPrompt
 
 SIDE = 64
 CONFIG = dataclasses.replace(get_preset("mobius-test"), nms_iou=1.0, mask_margin=0.0)
@@ -137,6 +137,27 @@ def test_quality_is_the_geometric_mean_of_box_and_mask(tmp_path: Path) -> None:
     found = collect(predictor, coco, tmp_path, [0], named=True)
     assert found.quality[0, 0] == pytest.approx(0.5**0.5, abs=0.02)
     assert found.hits[0, 0]  # by the mask
+
+
+def test_each_picture_is_asked_for_its_own_names_and_some_others(tmp_path: Path) -> None:
+    layer, features = stage([((8, 8, 32, 32), 0, 0.0)])
+    output = ModelOutput([layer], features, torch.zeros(1, 3, 4))
+    columns: list[int] = []
+
+    def network(images: torch.Tensor, prompt: TextPrompt) -> ModelOutput:
+        columns.append(prompt.pooled_BKD.shape[1])
+        return output
+
+    predictor: Any = SimpleNamespace(
+        config=CONFIG, device=torch.device("cpu"), text_encoder=HashEncoder(), network=network
+    )
+    coco = read_coco(write_set(tmp_path, [CUP_HERE | {"name": CAT}]))
+    for asked in (1, 2, 99, None):
+        collect(predictor, coco, tmp_path, [0], named=True, asked=asked)
+    assert columns == [1, 2, len(coco.names), len(coco.names)]
+    only = collect(predictor, coco, tmp_path, [0], named=True, asked=1)
+    assert only.names[0, 0] == CAT  # the first column of this prompt, not of the file
+    assert only.quality[0, 0] == pytest.approx(1, abs=0.02)
 
 
 def test_without_names_everything_is_one_name(tmp_path: Path) -> None:

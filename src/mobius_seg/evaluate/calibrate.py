@@ -45,6 +45,7 @@ def calibrate(
     images: str | Path,
     *,
     weights_sha256: str,
+    asked: int | None = None,
     size: int | None = None,
     limit: int | None = None,
     progress: bool = True,
@@ -56,6 +57,7 @@ def calibrate(
         annotations: COCO instance file of a split that neither training nor scoring uses.
         images: folder that its file names are relative to.
         weights_sha256: of the model's weight file.
+        asked: names that each picture is asked for, its own and others; default all of the file.
         size: longest side of the input in pixels, default the model's own.
         limit: only the first so many pictures.
         progress: show a bar on standard error.
@@ -77,7 +79,9 @@ def calibrate(
     reports = {}
     for mode in MODES:
         shown = _track(rows, f"calibrating, {mode}", progress)
-        scores = collect(predictor, coco, Path(images), shown, named=mode == NAMES, size=size)
+        scores = collect(
+            predictor, coco, Path(images), shown, named=mode == NAMES, asked=asked, size=size
+        )
         if not (scores.quality[-1] * scores.counts[-1]).any():
             raise InputError(
                 f"{coco.path}: model {predictor.config.name!r} finds nothing of it in mode"
@@ -90,6 +94,7 @@ def calibrate(
         "model": config.name,
         **coco.provenance(),
         **{"images": len(rows), "objects": scores.objects, "size": size or config.input_size},
+        "asked": len(coco.names) if asked is None else asked,
         **{"nms_iou": config.nms_iou, "mask_margin": config.mask_margin, "version": __version__},
     }
     calibration = Calibration(
@@ -131,6 +136,7 @@ def calibration_report(
     images: str | Path,
     *,
     mode: str = NAMES,
+    asked: int | None = None,
     size: int | None = None,
     limit: int | None = None,
     plot: str | Path | None = None,
@@ -143,6 +149,7 @@ def calibration_report(
         annotations: COCO instance file.
         images: folder that its file names are relative to.
         mode: ``names`` or ``everything``.
+        asked: names that each picture is asked for, see :func:`calibrate`.
         size: longest side of the input in pixels, default the model's own.
         limit: only the first so many pictures.
         plot: PNG file for the reliability diagrams.
@@ -160,7 +167,8 @@ def calibration_report(
         )
     coco, rows = _read(annotations, images, limit)
     shown = _track(rows, "stages", progress)
-    scores = collect(predictor, coco, Path(images), shown, named=mode == NAMES, size=size)
+    named = mode == NAMES
+    scores = collect(predictor, coco, Path(images), shown, named=named, asked=asked, size=size)
     maps = None if predictor.calibration is None else predictor.calibration.maps[mode]
     if plot is not None:
         from mobius_seg.evaluate.reliability import draw_reliability

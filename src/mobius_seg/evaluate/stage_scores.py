@@ -12,7 +12,7 @@ no mask), that of any other 0. Hits are matched in the same way, but only with a
 * the file does not say whether its name is in the picture (federated annotation).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from mobius_seg.data.coco import CocoData, load_sized
 from mobius_seg.postprocess import boxes_to_original, distinct_masks
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch
-from mobius_seg.types import ModelOutput
+from mobius_seg.types import ModelOutput, TextPrompt
 
 if TYPE_CHECKING:
     from mobius_seg.predictor import Predictor
@@ -72,6 +72,7 @@ def collect(
     rows: Iterable[int],
     *,
     named: bool,
+    asked: int | None = None,
     size: int | None = None,
 ) -> StageScores:
     """Run a model over pictures of a data set and match every query of every stage.
@@ -81,7 +82,9 @@ def collect(
         coco: the ground truth.
         folder: of its pictures.
         rows: indices of the pictures.
-        named: ask for all names of the file, or (False) for everything.
+        named: ask for names of the file, or (False) for everything.
+        asked: ask each picture for its own names and others of the file, drawn at random but the
+            same ones each time, until there are so many; None asks for all of the file.
         size: longest side of the input in pixels, None for the model's own.
 
     Raises:
@@ -89,16 +92,17 @@ def collect(
     """
     if not named:
         coco.check_exhaustive()
-    config, asked = predictor.config, [Prompt(names=coco.names if named else None)]
-    prompt = build_batch(asked, predictor.text_encoder, config.fuse_subwords).to(predictor.device)
-    texts = list(Prompt(names=coco.names).texts) if named else []
-    column_row = np.array([coco.names.index(text) for text in texts] or [0], np.int64)
+    config = predictor.config
+    row_of = {name: row for row, name in enumerate(coco.names)}
+    whole = None if named and asked is not None else _prompt(predictor, coco.names, named)
     parts: list[list[NDArray[Any]]] = [[] for _ in range(5)]
     objects = images = 0
     for row in rows:
         entry = coco.images[row]
         frame = make_frame(entry.height, entry.width, size or config.input_size)
         pixels = resize(load_sized(entry, folder, coco.path), frame)
+        texts, prompt = whole or _prompt(predictor, _names_for(coco, row, asked or 0), named)
+        column_row = np.array([row_of[text] for text in texts] or [0], np.int64)
         output = predictor.network(pad_and_stack([pixels], frame).to(predictor.device), prompt)
         truth = _Truth(coco, row, named)
         objects, images = objects + truth.objects, images + 1
@@ -124,6 +128,23 @@ def collect(
         objects=objects,
         images=images,
     )
+
+
+def _names_for(coco: CocoData, row: int, count: int) -> list[str]:
+    """The names of a picture's objects, and others up to ``count``; drawn by the row."""
+    own = {coco.names[coco.annotations[i].name] for i in coco.by_image[row]}
+    others = [name for name in coco.names if name not in own]
+    drawn = np.random.default_rng(row).permutation(len(others))[: max(0, count - len(own))]
+    return sorted(own | {others[i] for i in drawn}) or list(coco.names[:1])
+
+
+def _prompt(
+    predictor: "Predictor", names: Sequence[str], named: bool
+) -> tuple[Sequence[str], TextPrompt]:
+    """The columns of a prompt and what the network reads."""
+    prompt = Prompt(names=tuple(names) if named else None)
+    batch = build_batch([prompt], predictor.text_encoder, predictor.config.fuse_subwords)
+    return (prompt.texts if named else []), batch.to(predictor.device)
 
 
 class _Truth:
