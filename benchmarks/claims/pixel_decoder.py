@@ -18,8 +18,8 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
   place of the fusion: text into the tokens of every scale, or of stride 32 alone;
 * ``s16-deformable-open``, ``s32-open``: the gates of the scatter step start at 1 in place of 0.1,
   so that what the bottleneck mixed reaches the maps from the first step on;
-* ``s16-deformable-wide``, ``s32-wide``: the levels are refined by depthwise 7x7 convolutions and a
-  two-layer MLP after the bottleneck came back to them, the form of the accelerator sizes;
+* ``s16-deformable-wide``: the levels are refined by a depthwise 7x7 convolution and a two-layer MLP
+  after the bottleneck came back to them; ``s16-deformable-wide-2``: by two such blocks, gates open;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
 All variants start from the backbone, name map and text projection of the same weights; pixel
@@ -78,7 +78,10 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     changes["s32-open"] = opened
     wide = {"refine_expansion": 4}
     changes["s16-deformable-wide"] = changes["s16-deformable"] | wide
-    changes["s32-wide"] = wide
+    twice = wide | {"refine_layers": 2} | opened
+    changes["s16-deformable-wide-2"] = changes["s16-deformable"] | twice
+        changes["s16-deformable-wide"] | {"refine_layers": 2} | opened
+    )
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six

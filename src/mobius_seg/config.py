@@ -36,6 +36,7 @@ _RANGES = (
     ("deformable_points", 1, 64),
     ("text_dim", 1, 65_536),
     ("refine_expansion", 0, 16),
+    ("refine_layers", 1, 64),
 )
 
 
@@ -92,6 +93,7 @@ class ModelConfig:
         refine_expansion: hidden channels of each level's refinement in the scatter step through
             ``width``; 0 = depthwise 3x3 and one pointwise convolution.
         refine_kernel: side of its depthwise convolution where ``refine_expansion`` is not 0.
+        refine_layers: such refinements, one after the other.
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
         initial_scale: initial scale of the cosine class head.
         max_scale: upper clamp of that scale.
@@ -140,6 +142,7 @@ class ModelConfig:
     gate_init: float = 0.1
     refine_expansion: int = 0
     refine_kernel: int = 7
+    refine_layers: int = 1
     prior_logit: float = -4.6
     initial_scale: float = 25.0
     max_scale: float = 50.0

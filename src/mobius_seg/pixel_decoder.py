@@ -128,9 +128,12 @@ class PixelDecoder(nn.Module):
 
 def _refinement(config: ModelConfig) -> nn.Module:
     """What refines a level after the bottleneck came back to it."""
-    if config.refine_expansion == 0:
-        return SeparableRefinement(config.width)
-    return WideRefinement(config.width, config.refine_kernel, config.refine_expansion)
+    wide = config.width, config.refine_kernel, config.refine_expansion
+    blocks: list[nn.Module] = [
+        SeparableRefinement(config.width) if config.refine_expansion == 0 else WideRefinement(*wide)
+        for _ in range(config.refine_layers)
+    ]
+    return blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks)
 
 
 def level_strides(config: ModelConfig) -> tuple[int, ...]:

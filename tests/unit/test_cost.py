@@ -67,7 +67,7 @@ STEPS = [
     small("mobius-m", name_stride=16),
     small("mobius-m", name_map=False),
     small("mobius-n"),
-    small("mobius-n", refine_expansion=3, refine_kernel=5),
+    small("mobius-n", refine_expansion=3, refine_kernel=5, refine_layers=2),
     small("mobius-n", share_value_projection=False, bottleneck_stride=8),
 ]
 

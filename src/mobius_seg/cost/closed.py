@@ -263,11 +263,12 @@ def _box_bias(config: ModelConfig, work: Workload, queries: int) -> int:
 
 
 def _refinement(config: ModelConfig, tokens: int) -> int:
-    """SeparableRefinement or WideRefinement of a level."""
+    """The SeparableRefinement or WideRefinement of a level, once or more."""
     c = config.width
+    one = tokens * (config.refine_kernel**2 * c + 2 * config.refine_expansion * c * c)
     if config.refine_expansion == 0:
-        return _separable(tokens, c)
-    return tokens * (config.refine_kernel**2 * c + 2 * config.refine_expansion * c * c)
+        one = _separable(tokens, c)
+    return config.refine_layers * one
 
 
 def _separable(count: int, channels: int) -> int:
