@@ -80,8 +80,6 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     changes["s16-deformable-wide"] = changes["s16-deformable"] | wide
     twice = wide | {"refine_layers": 2} | opened
     changes["s16-deformable-wide-2"] = changes["s16-deformable"] | twice
-        changes["s16-deformable-wide"] | {"refine_layers": 2} | opened
-    )
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six
