@@ -12,8 +12,9 @@ val scenes: adaptive pruning against a fixed cut, random
 pruning, uncalibrated scores and the oracle, AP against decoder GMAC, and the share of the final
 true positives among the kept queries by layer. The cells go to ``results/pruning.json`` beside
 those of the shipped weights, under ``mobius-n-9-layers``. ``python -m mobius_seg.static_points
-runs/claims/deep/layers-9-seed0/run/model`` then makes the static points of models without weights
-from the tuned ones: their cost goes with the AP of ``fixed@balanced`` and ``fixed@fast``.
+runs/claims/deep/layers-9-seed0/run/static`` then makes the static points of models without weights
+from the static ones tuned here: their cost goes with the AP of ``static@balanced`` and
+``static@fast``.
 
 The training has 0.6 of the setting's steps, since a step of nine layers takes longer.
 """
@@ -33,13 +34,15 @@ from setting import Bench
 from starts import ALL
 
 from mobius_seg.checkpoint import (
+    CALIBRATION_FILE,
     POINTS_FILE,
     load_calibration,
     save_calibration,
     weights_digest,
 )
 from mobius_seg.data.coco import read_coco
-from mobius_seg.evaluate.calibrate import calibrate
+from mobius_seg.evaluate.calibrate import calibrate, copy_model
+from mobius_seg.operating_points import FULL, load_points
 from mobius_seg.tune_pruning import tune
 
 CLAIM = "deep"
@@ -100,10 +103,13 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
         )
         save_calibration(found, folder)
         model = load(bench, folder)
-    if not (folder / POINTS_FILE).exists():
-        points = tune(model, calib.annotations, calib.images, progress=False)
-        points.save(folder)
-        model = load(bench, folder)
+    fixed = folder.with_name("static")
+    for form, target in (("static", fixed), ("adaptive", folder)):
+        if not (target / POINTS_FILE).exists():
+            copy_model(folder, target, (CALIBRATION_FILE,))
+            tune(model, calib.annotations, calib.images, form=form, progress=False).save(target)
+    model = load(bench, folder)
+    schedules = load_points(fixed, model.config).points
     coco = read_coco(val.annotations)
     facts: dict[str, Any] = {"threads": threads, "command": "python benchmarks/claims/deep.py"}
     experiment = Experiment(
@@ -114,6 +120,7 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
         setting={**bench.facts(), "weights_sha256": weights_digest(folder)},
         facts=facts,
         results=results,
+        static={name: one.policy for name, one in schedules.items() if name != FULL},
     )
     return experiment.go()
 

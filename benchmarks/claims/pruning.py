@@ -6,13 +6,15 @@ are still there after each stage, for
 * ``full``: nothing pruned;
 * ``adaptive``: the operating points that were tuned for the model on the calib split (``balanced``
   and ``fast``), and floors learned there at several shares of lost true positives;
-* at the cost of each of them: ``fixed`` (the mean numbers of queries, the same for every image),
-  ``random`` (the same numbers, drawn), ``uncalibrated`` (one raw score as the floor of all stages)
-  and ``oracle`` (the same numbers, final true positives first);
+* at the cost of each of them: ``fixed`` (the best schedule of queries and layers for all images
+  alike that the calib split knows at that cost, as ``mobius-seg tune-pruning --form static`` looks
+  for it), ``random`` (as many queries and layers, the queries drawn), ``oracle`` (as many, final
+  true positives first) and ``uncalibrated`` (one raw score as the floor of all stages);
+* ``static``: the static operating points of the model, where it was tuned for them;
 * ``layers``: fewer layers with all queries.
 
 ``verdict``: what each operating point loses against ``full``, and whether it is better than each of
-``fixed``, ``random`` and ``uncalibrated`` at its cost.
+``fixed``, ``random`` and ``uncalibrated`` at its cost; ``static_loss`` is that of the static point.
 
 Every cell is really run, image by image, and stored when it is done, so that a run may be cut off
 and started again. Floors are learned once and stored with the cells.
@@ -22,7 +24,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,13 @@ from mobius_seg.pruning_record import (
     record_image,
     simulate,
 )
-from mobius_seg.tune_pruning import THRESHOLDS, learn_floors, mean_decoder_gmac
+from mobius_seg.tune_pruning import (
+    THRESHOLDS,
+    Candidate,
+    learn_floors,
+    mean_decoder_gmac,
+    static_candidates,
+)
 from val_sets import val_set
 
 SHARES = (0.01, 0.05, 0.18, 0.0, 0.35)  # most telling first
@@ -122,6 +130,7 @@ class Experiment:
         facts: threads and command, for the conditions.
         out: name of the results file.
         results: its folder.
+        static: static operating points by name, to be measured too.
     """
 
     name: str
@@ -132,6 +141,7 @@ class Experiment:
     facts: Values
     out: str = "pruning"
     results: Path = RESULTS
+    static: dict[str, PruningPolicy] = field(default_factory=dict)
 
     def go(self, most: int | None = None) -> bool:
         """Run what is missing.
@@ -149,6 +159,7 @@ class Experiment:
         mine = everything.get(self.name)
         if mine is None or mine["setting"] != setting:
             mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
+        mine["static"] = {name: policy.to_dict() for name, policy in self.static.items()}
 
         def save() -> None:
             device = {} if model.device.type == "cpu" else {"device": str(model.device)}
@@ -163,7 +174,11 @@ class Experiment:
         if len(mine["true_positives"]) != len(data.rows):
             mine["true_positives"] = _true_positives(model, data)
             save()
-        missing = [cell for cell in _cells(model, mine["plans"]) if cell not in mine["cells"]]
+        missing = [
+            cell
+            for cell in _cells(model, mine["plans"], mine["static"])
+            if cell not in mine["cells"]
+        ]
         for cell in missing[:most]:
             mine["cells"][cell] = _run(model, data, mine, cell)
             print(cell, mine["cells"][cell])
@@ -200,20 +215,23 @@ def _plans(model: Predictor, annotations: Path, images: Path, size: int) -> Valu
             thresholds=THRESHOLDS, floors=learn_floors(records, share), least=LEAST
         )
     plans: Values = {}
+    schedules = static_candidates(records, model)
     for level, policy in policies.items():
         outcomes = [simulate(record, policy) for record in records]
         cost = mean_decoder_gmac(records, outcomes, model)
-        # Rounded up: the baselines get no less than the adaptive policy took.
-        depth = model.config.decoder_layers + 1
-        queries = [[*o.queries, *[0] * (depth - len(o.queries))] for o in outcomes]  # some stop
-        mean = np.ceil(np.mean(queries, axis=0)).astype(int)
         plans[level] = {
             "adaptive": policy.to_dict(),
-            "keep": mean[1:].tolist(),
+            "fixed": _schedule(schedules, cost).to_dict(),
             "raw_floor": _raw_floor(model, records, cost),
             "calib_decoder_gmac": cost,
         }
     return plans
+
+
+def _schedule(found: list[Candidate], cost: float) -> PruningPolicy:
+    """The schedule that loses least, of those that cost no more; else the cheapest."""
+    affordable = [one for one in found if one.decoder_gmac <= cost] or found[:1]
+    return min(affordable, key=lambda one: one.loss).policy
 
 
 def _tuned(model: Predictor) -> dict[str, PruningPolicy]:
@@ -243,12 +261,13 @@ def _uncalibrated(model: Predictor, floor: float) -> PruningPolicy:
     return PruningPolicy(thresholds=(0.0,), floors=((floor,),) * stages, least=LEAST)
 
 
-def _cells(model: Predictor, plans: Values) -> list[str]:
+def _cells(model: Predictor, plans: Values, static: Values) -> list[str]:
     """Names of all cells, the most telling first."""
     first = ["full", *(f"adaptive@{level}" for level in plans)]
+    points = [f"static@{name}" for name in static]
     layers = [f"layers@{count}" for count in range(model.config.decoder_layers - 1, -1, -1)]
     others = [f"{method}@{level}" for level in plans for method in METHODS[1:]]
-    return [*first, *others, *layers]
+    return [*first, *points, *others, *layers]
 
 
 def verdict(cells: Values) -> Values:
@@ -268,7 +287,10 @@ def verdict(cells: Values) -> Values:
         if mine is None or full is None:
             continue
         rivals = {rival: cells[f"{rival}@{name}"] for rival in RIVALS if f"{rival}@{name}" in cells}
+        fixed = cells.get(f"static@{name}")
         found[name] = {
+            "static_loss": fixed and 100 * (full["mask_ap"] - fixed["mask_ap"]),
+            "static_share": fixed and fixed["decoder_gmac"] / full["decoder_gmac"],
             "loss": 100 * (full["mask_ap"] - mine["mask_ap"]),
             "agnostic_loss": 100 * (full["agnostic_mask_ap"] - mine["agnostic_mask_ap"]),
             "share": mine["decoder_gmac"] / full["decoder_gmac"],
@@ -306,17 +328,22 @@ def _policy_of(
         return PruningPolicy(), maps, None
     if method == "layers":
         return PruningPolicy(layers=int(level)), maps, None
+    if method == "static":
+        return PruningPolicy.from_dict(mine["static"][level]), maps, None
     plan = mine["plans"][level]
     if method == "adaptive":
         return PruningPolicy.from_dict(plan["adaptive"]), maps, None
     if method == "uncalibrated":
         return _uncalibrated(model, plan["raw_floor"]), IdentityMaps(), None
+    schedule = PruningPolicy.from_dict(plan["fixed"])
+    if method == "fixed":
+        return schedule, maps, None
     # The selection is whole, as it is for the adaptive policy: only what follows is cut.
-    fixed = PruningPolicy(
-        thresholds=(0.0,), floors=((3.0,),) * model.config.decoder_layers, least=1
+    depth, queries = model.config.decoder_layers, model.config.queries
+    counted = PruningPolicy(
+        thresholds=(0.0,), floors=((3.0,),) * depth, least=1, layers=schedule.layers
     )
-    assert fixed.form == "adaptive"
-    keep = plan["keep"]
+    keep = [schedule.cap(layer, queries) for layer in range(1, schedule.depth(depth) + 1)]
 
     def ranker(row: int) -> Ranker:
         wanted = torch.tensor(mine["true_positives"][str(row)], dtype=torch.int64)
@@ -327,10 +354,8 @@ def _policy_of(
             if method == "random":
                 generator = torch.Generator().manual_seed(row * 100 + stage)
                 score = torch.rand(len(index_Q), generator=generator).to(confidence_Q.device)
-            elif method == "oracle":
-                score = confidence_Q + torch.isin(index_Q, wanted.to(index_Q.device)).float()
             else:
-                score = confidence_Q
+                score = confidence_Q + torch.isin(index_Q, wanted.to(index_Q.device)).float()
             # What lies above the floor of 3 goes on: the best, as many as the plan says.
             count = min(keep[min(stage, len(keep) - 1)], len(index_Q))
             best = score.topk(count).indices
@@ -338,7 +363,7 @@ def _policy_of(
 
         return rank
 
-    return fixed, maps, ranker
+    return counted, maps, ranker
 
 
 def _maps(model: Predictor) -> StageMaps | None:

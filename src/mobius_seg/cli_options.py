@@ -356,6 +356,10 @@ def _add_tune_pruning(commands: _Commands) -> None:
         "--metric", choices=("ap", "recall"), default="ap",
         help="mask AP with and without names, or recall of masks (default: ap)",
     )  # fmt: skip
+    parser.add_argument(
+        "--form", choices=("adaptive", "static"), default="adaptive",
+        help="each picture on its own, or the same queries and layers for all (default: adaptive)",
+    )  # fmt: skip
     _option(parser, "--limit", count, None, "only the first so many pictures")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",

@@ -1,10 +1,11 @@
 """Static operating points of models that have not been tuned: keep fractions of one that has.
 
-``static_points.json`` in the package says which share of the queries entered each layer of the
-trained decoder of the pruning experiment, at each point that ``mobius-seg tune-pruning`` found for
-it. Other models, presets without weights among them, get the same shares of their own queries over
-their own layers: one policy for the cost and for the accuracy that is shown with it. The file is
-written from a tuned model's folder by ``python -m mobius_seg.static_points FOLDER``.
+``static_points.json`` in the package says which share of the queries enters each layer of the
+trained decoder of the pruning experiment, at each point that ``mobius-seg tune-pruning --form
+static`` found for it. Other models, presets without weights among them, get the same shares of
+their own queries over their own layers: one policy for the cost and for the accuracy that is shown
+with it. The file is written from a tuned model's folder by ``python -m mobius_seg.static_points
+FOLDER``.
 """
 
 import argparse
@@ -44,8 +45,8 @@ class StaticPoints:
     """Keep fractions and where they were tuned.
 
     Attributes:
-        fractions: by point, the share of the selected queries that enters each layer of the tuned
-            decoder, in 0..1; 0 from the first layer on that no picture ran.
+        fractions: by point, the share of the queries that enters each layer of the tuned decoder,
+            in 0..1; 0 from the first layer on that does not run.
         conditions: of the tuning: model, queries and layers first.
     """
 
@@ -130,14 +131,15 @@ def static_points(config: ModelConfig, path: Path | None = None) -> OperatingPoi
 
 
 def derive_static_points(config: ModelConfig, points: OperatingPoints) -> StaticPoints:
-    """Keep fractions of tuned points: mean queries of each layer through those of the selection.
+    """Keep fractions of tuned static points: queries of each layer through those of the model.
 
     Args:
         config: of the tuned model, with a decoder of nine layers.
-        points: as ``mobius-seg tune-pruning`` made them, with their measured queries.
+        points: as ``mobius-seg tune-pruning --form static`` made them.
 
     Raises:
-        InputError: the decoder has another depth, or nothing was tuned or measured.
+        InputError: the decoder has another depth, nothing was tuned, or a point is adaptive: the
+            mean numbers of a policy that looks at each picture are no policy for all of them.
     """
     if config.decoder_layers != LAYERS:
         raise InputError(
@@ -149,8 +151,13 @@ def derive_static_points(config: ModelConfig, points: OperatingPoints) -> Static
         raise InputError(f"{config.name} has no tuned points; run mobius-seg tune-pruning first")
     fractions = {}
     for name, point in tuned.items():
-        first, *rest = layer_queries(config, name, point)
-        fractions[name] = tuple(round(queries / first, 4) for queries in rest)
+        if point.policy.form == "adaptive":
+            raise InputError(
+                f"{config.name}: point {name!r} is adaptive; run mobius-seg tune-pruning --form"
+                " static"
+            )
+        _, *layers = layer_queries(config, name, point)
+        fractions[name] = tuple(round(queries / config.queries, 4) for queries in layers)
     facts = {"model": config.name, "queries": config.queries, "layers": config.decoder_layers}
     return StaticPoints(
         fractions, facts | {k: v for k, v in points.conditions.items() if k not in facts}

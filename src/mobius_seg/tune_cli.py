@@ -37,6 +37,7 @@ def run_tune(options: argparse.Namespace) -> int:
         options.images,
         loss=options.loss,
         metric=options.metric,
+        form=options.form,
         size=options.size,
         limit=options.limit,
     )

@@ -44,6 +44,7 @@ from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
 METRICS = ("ap", "recall")
+FORMS = ("adaptive", "static")
 FAST_FACTOR = 4.0
 """The point ``fast`` may lose so many times what ``balanced`` may."""
 
@@ -51,6 +52,8 @@ THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35)
 _CHANGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of the changes that are seen
 _LEAST = 4
+_STARTS = (1.0, 0.6, 0.4, 0.3, 0.2)  # shares of the queries that enter layer 1
+_ENDS = (1.0, 0.5, 0.25)  # shares of those that enter the last layer
 _RUNS = 5  # candidates of one point that are really run
 _BATCH = 4
 
@@ -77,6 +80,7 @@ def tune(
     *,
     loss: float = 0.3,
     metric: str = "ap",
+    form: str = "adaptive",
     size: int | None = None,
     limit: int | None = None,
     progress: bool = True,
@@ -91,6 +95,8 @@ def tune(
             four times as many.
         metric: ``ap``: mask AP, with names and without (the larger loss counts); ``recall``: of
             masks, without names.
+        form: ``adaptive``: floors, and stopping early, picture by picture; ``static``: the same
+            numbers of queries and layers for every picture, which fixed graphs can hold.
         size: longest side of the input in pixels, default the model's own.
         limit: only the first so many pictures.
         progress: show bars on standard error.
@@ -99,6 +105,8 @@ def tune(
         InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
     """
     coco, folder, rows = _open(annotations, images, loss, metric, limit)
+    if form not in FORMS:
+        raise InputError(f"form is {form!r}; allowed: {', '.join(FORMS)}")
     size = size or predictor.config.input_size
     records = [
         record_image(predictor, coco, folder, row, size)
@@ -109,13 +117,14 @@ def tune(
             f"{annotations}: the full decoder finds none of its instances (mask IoU 0.5),"
             " so there is nothing to tune on"
         )
-    found = candidates(records, predictor, metric)
+    simulated = candidates if form == "adaptive" else static_candidates
+    found = simulated(records, predictor, metric)
     run = _Runs(predictor, coco, folder, rows, size, progress)
     full = run.measure(PruningPolicy(), FULL)
     points = {FULL: OperatingPoint(PruningPolicy(), full)}
     for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
         points[name] = run.cheapest(found, most, metric, full, name)
-    asked = coco.provenance() | {"metric": metric, "loss": loss}
+    asked = coco.provenance() | {"metric": metric, "loss": loss, "form": form}
     counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
     versions = {"version": __version__, "torch": torch.__version__}
     maps = predictor.calibration
@@ -193,18 +202,55 @@ def candidates(
     if changes:
         for settle in np.quantile(changes, _CHANGES):
             stops += [(round(float(settle), 4), 0.0), (round(float(settle), 4), _round(sures))]
-    before = _figures(records, [simulate(record, PruningPolicy()) for record in records], metric)
-    found = []
+    policies = []
     for share in _SHARES:
         floors = learn_floors(records, share)
-        for settle, sure in stops:
-            policy = PruningPolicy(
+        policies += [
+            PruningPolicy(
                 thresholds=THRESHOLDS, floors=floors, least=_LEAST, settle=settle, sure=sure
             )
-            outcomes = [simulate(record, policy) for record in records]
-            after = _figures(records, outcomes, metric)
-            loss = 100 * max(b - a for b, a in zip(before, after, strict=True))
-            found.append(Candidate(policy, loss, mean_decoder_gmac(records, outcomes, predictor)))
+            for settle, sure in stops
+        ]
+    return _simulated(policies, records, predictor, metric)
+
+
+def static_candidates(
+    records: Sequence[ImageRecord], predictor: Predictor, metric: str = "ap"
+) -> list[Candidate]:
+    """Simulate schedules that are the same for every picture, cheapest first.
+
+    Every number of layers, with queries that fall geometrically from the first to the last.
+
+    Args:
+        records: of the full decoder.
+        predictor: gives the configuration that costs are counted for.
+        metric: ``ap`` or ``recall``.
+    """
+    queries, depth = predictor.config.queries, predictor.config.decoder_layers
+    policies: dict[PruningPolicy, None] = {}
+    for layers in range(1, depth + 1):
+        for start in _STARTS:
+            for end in _ENDS:
+                shares = np.geomspace(start, start * end, layers)
+                keep = tuple(max(1, round(float(share) * queries)) for share in shares)
+                policies.setdefault(PruningPolicy.static(keep, layers))
+    return _simulated([*policies], records, predictor, metric)
+
+
+def _simulated(
+    policies: Sequence[PruningPolicy],
+    records: Sequence[ImageRecord],
+    predictor: Predictor,
+    metric: str,
+) -> list[Candidate]:
+    """Loss and cost of policies, cheapest first."""
+    before = _figures(records, [simulate(record, PruningPolicy()) for record in records], metric)
+    found = []
+    for policy in policies:
+        outcomes = [simulate(record, policy) for record in records]
+        after = _figures(records, outcomes, metric)
+        loss = 100 * max(b - a for b, a in zip(before, after, strict=True))
+        found.append(Candidate(policy, loss, mean_decoder_gmac(records, outcomes, predictor)))
     return sorted(found, key=lambda candidate: candidate.decoder_gmac)
 
 

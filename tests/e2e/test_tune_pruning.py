@@ -269,6 +269,23 @@ def test_tune_pruning_from_the_command_line(
     found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)
     assert found.receipt is not None
 
+    fixed = tmp_path / "fixed"
+    form = ["--form", "static", "--out", str(fixed)]
+    assert main([*common, *annotations, "--loss", "30", *form]) == 0
+    schedules = load_points(fixed, model.config).points
+    assert [schedules[name].policy.form for name in ("balanced", "fast")] == ["static"] * 2
+    for name in ("balanced", "fast"):
+        run = [
+            model.predict(
+                data / f"{number}.png", names=NAMES, operating_point=schedules[name].policy
+            ).receipt
+            for number in (1, 2)
+        ]
+        assert run[0] is not None
+        assert run[0].queries == run[1].queries  # type: ignore[union-attr]
+        assert run[0].queries[1:] == tuple(
+            schedules[name].measured[f"queries_{layer}"] for layer in range(1, run[0].layers + 1)
+        )
     copy = tmp_path / "copy"
     assert main([*common, *annotations, "--loss", "2", "--out", str(copy)]) == 0
     assert load_points(copy, model.config).points == points.points
@@ -284,6 +301,7 @@ def test_tune_pruning_from_the_command_line(
     for arguments, wanted in (
         (["--annotations", str(tmp_path / "empty.json")], "finds none of its instances"),
         ([*annotations, "--loss", "-1"], "'-1' is not a number from 0 to 100"),
+        ([*annotations, "--form", "loose"], "invalid choice: 'loose'"),
         ([*annotations, "--metric", "iou"], "invalid choice: 'iou'"),
         (["--annotations", str(tmp_path / "no.json")], "no.json"),
     ):

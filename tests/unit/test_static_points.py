@@ -47,15 +47,15 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def measured(shares: tuple[float, ...]) -> OperatingPoint:
-    """An adaptive point whose mean queries are those of these shares."""
-    means = {f"queries_{i}": 100 * share for i, share in enumerate((1.0, *shares))}
-    return OperatingPoint(ADAPTIVE, means)
+def scheduled(shares: tuple[float, ...]) -> OperatingPoint:
+    """A static point of these shares."""
+    keep = tuple(round(100 * share) for share in shares if share)
+    return OperatingPoint(PruningPolicy.static(keep, len(keep) if len(keep) < 9 else None))
 
 
 def tuned(**conditions: Any) -> OperatingPoints:
     full = OperatingPoint(PruningPolicy())
-    points = {"full": full, "balanced": measured(SHARES), "fast": measured(SHORT)}
+    points = {"full": full, "balanced": scheduled(SHARES), "fast": scheduled(SHORT)}
     return OperatingPoints(points, conditions)
 
 
@@ -69,7 +69,7 @@ def test_shares_become_the_queries_of_any_model() -> None:
     assert small == {"full": (12, 12), "balanced": (10, 1), "fast": (6, 1)}
 
 
-def test_shares_are_means_through_the_selection(tmp_path: Path) -> None:
+def test_shares_are_those_of_the_schedule(tmp_path: Path) -> None:
     points = tuned(images=50, loss=0.3, model="deep")
     assert derive_static_points(DEEP, points) == FOUND
     DEEP.save(tmp_path / "config.json")
@@ -89,7 +89,7 @@ def test_a_static_point_keeps_its_own_shares() -> None:
     policy = PruningPolicy.static((50, 20), 3)
     points = OperatingPoints({"full": OperatingPoint(PruningPolicy()), "a": OperatingPoint(policy)})
     shares = derive_static_points(DEEP, points).fractions["a"]
-    assert shares == (1.0, 0.4, 0.4, 0, 0, 0, 0, 0, 0)
+    assert shares == (0.5, 0.2, 0.2, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_a_static_point_keeps_its_own_shares() -> None:
         (8, tuned(), "deep has 8 decoder layers"),
         (9, OperatingPoints.only_full(), "no tuned points"),
         (9, FOUND.of(DEEP), "no tuned points"),
-        (9, OperatingPoints({"a": OperatingPoint(ADAPTIVE, {"queries_0": 1.0})}), "queries ran"),
+        (9, OperatingPoints({"a": OperatingPoint(ADAPTIVE)}), "is adaptive; run mobius-seg"),
     ],
-    ids=["depth", "untuned", "static", "unmeasured"],
+    ids=["depth", "untuned", "static", "adaptive"],
 )
 def test_refuses_to_derive(layers: int, points: OperatingPoints, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
