@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.models import lively_network
+from tests.support.models import HashEncoder, lively_network
 from torch import Tensor
 
 import mobius_seg
 from mobius_seg.checkpoint import (
+    SHIPPED,
     find_folder,
     is_shipped,
     list_models,
@@ -190,3 +191,17 @@ def test_saving_where_nothing_can_be_written(tmp_path: Path, network: Mobius) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         save_model(network, tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("name", [p.name for p in SHIPPED.iterdir() if p.is_dir()])
+def test_shipped_models_know_their_confidence_and_their_points(name: str) -> None:
+    """Files that belong to other weights would be refused here."""
+    model = mobius_seg.load(name, "cpu", text_encoder=HashEncoder())
+    assert model.calibration is not None
+    assert model.calibration.fitted_on["images"] >= 300
+    points = model.planner.points
+    assert points.origin == ""  # tuned for these weights
+    costs = [point.measured["decoder_gmac"] or 0.0 for point in points.points.values()]
+    assert list(points.points) == ["full", "balanced", "fast"]
+    assert costs == sorted(costs, reverse=True)
+    assert 0 < model.threshold_for(precision=0.75) < 1
