@@ -78,10 +78,8 @@ def calibrate(
     tables: dict[str, PrecisionTable] = {}
     reports = {}
     for mode in MODES:
-        shown = _track(rows, f"calibrating, {mode}", progress)
-        scores = collect(
-            predictor, coco, Path(images), shown, named=mode == NAMES, asked=asked, size=size
-        )
+        shown, named = _track(rows, f"calibrating, {mode}", progress), mode == NAMES
+        scores = collect(predictor, coco, Path(images), shown, named=named, asked=asked, size=size)
         if not (scores.quality[-1] * scores.counts[-1]).any():
             raise InputError(
                 f"{coco.path}: model {predictor.config.name!r} finds nothing of it in mode"

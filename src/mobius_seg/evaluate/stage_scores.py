@@ -106,16 +106,10 @@ def collect(
         output = predictor.network(pad_and_stack([pixels], frame).to(predictor.device), prompt)
         truth = _Truth(coco, row, named)
         objects, images = objects + truth.objects, images + 1
-        stages = []
-        for stage, layer in enumerate(output.layers):
-            raw_BQ = stage_confidence(layer, None, config.objectness_weight)
-            score_Q = raw_BQ[0].float().cpu().double().numpy()
-            column_Q = np.zeros(len(score_Q), np.int64)
-            if named:
-                column_Q = best_column(layer.logits_BQK, None)[0].cpu().numpy()
-            name_Q = column_row[column_Q]
-            judged = truth.judge(output, stage, frame, score_Q, name_Q, config)
-            stages.append((score_Q, *judged, name_Q))
+        stages = [
+            _stage(output, stage, frame, truth, column_row if named else None, config)
+            for stage in range(len(output.layers))
+        ]
         for part, values in zip(parts, zip(*stages, strict=True), strict=True):
             part.append(np.stack(values))
     confidence, quality, hits, counts, names = (np.concatenate(part, axis=1) for part in parts)
@@ -128,6 +122,24 @@ def collect(
         objects=objects,
         images=images,
     )
+
+
+def _stage(
+    output: ModelOutput,
+    stage: int,
+    frame: Frame,
+    truth: "_Truth",
+    column_row: NDArray[np.int64] | None,
+    config: ModelConfig,
+) -> tuple[NDArray[Any], ...]:
+    """Confidence, quality, hit, what counts and name of every query of a stage, each [Q]."""
+    layer = output.layers[stage]
+    score_Q = stage_confidence(layer, None, config.objectness_weight)[0].float().cpu()
+    name_Q = np.zeros(len(score_Q), np.int64)
+    if column_row is not None:
+        name_Q = column_row[best_column(layer.logits_BQK, None)[0].cpu().numpy()]
+    scores = score_Q.double().numpy()
+    return scores, *truth.judge(output, stage, frame, scores, name_Q, config), name_Q
 
 
 def _names_for(coco: CocoData, row: int, count: int) -> list[str]:
