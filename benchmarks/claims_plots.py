@@ -9,6 +9,7 @@ from mobius_seg.files import atomic_path
 from tables import json_file
 
 Values = dict[str, Any]
+FIGURES = {"mask_ap": "mask AP, %", "agnostic_mask_ap50": "class-agnostic AP50, %"}
 
 
 def draw_claims(results: Path = RESULTS, folder: Path = ROOT / "docs") -> list[Path]:
@@ -60,12 +61,7 @@ def _spread(values: Values) -> list[list[float]]:
 
 
 def _pixel_decoder(axes: Any, stored: Values) -> None:
-    for axis, key, label in zip(
-        axes,
-        ("mask_ap", "agnostic_mask_ap50"),
-        ("mask AP, %", "class-agnostic AP50, %"),
-        strict=True,
-    ):
+    for axis, (key, label) in zip(axes, FIGURES.items(), strict=True):
         for name, values in stored["variants"].items():
             if values[key]["mean"] is None:
                 continue
@@ -97,12 +93,7 @@ def _pruning(axes: Any, stored: Values) -> None:
 
 
 def _training(axes: Any, stored: Values) -> None:
-    for axis, key, label in zip(
-        axes,
-        ("mask_ap", "agnostic_mask_ap50"),
-        ("mask AP, %", "class-agnostic AP50, %"),
-        strict=True,
-    ):
+    for axis, (key, label) in zip(axes, FIGURES.items(), strict=True):
         for name, values in stored["variants"].items():
             steps = sorted({int(step) for curve in values["curves"] for step in curve})
             means = []

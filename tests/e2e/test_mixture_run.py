@@ -60,6 +60,7 @@ def same_when_stopped_at(
         assert torch.equal(value, resumed[name]), name
 
 
+@pytest.mark.slow
 def test_a_resumed_mixture_is_the_same_run(
     pack: Path, mixture: tuple[Source, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +87,7 @@ def staged(mixture: tuple[Source, ...], schedule: Any = "stage") -> Recipe:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_resumed_recipe_is_the_same_run(
     pack: Path,
@@ -103,6 +105,7 @@ def test_a_resumed_recipe_is_the_same_run(
         train(settings(pack, tmp_path / "parted", resume=True, recipe=recipe, steps=12, **PLAIN))
 
 
+@pytest.mark.slow
 def test_a_frozen_part_stays_and_thaws(
     pack: Path, mixture: tuple[Source, ...], tmp_path: Path
 ) -> None:
@@ -143,6 +146,7 @@ def test_what_cannot_be_frozen_is_named(
         train(settings(pack, tmp_path / "run", recipe=recipe))
 
 
+@pytest.mark.slow
 def test_every_stage_has_a_schedule_of_its_own(
     pack: Path, mixture: tuple[Source, ...], tmp_path: Path
 ) -> None:

@@ -47,6 +47,10 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layer2.ffn" in out
     assert "64x96, 5 names" in out
     assert "dispatch and closed form agree within 0.1% in every part" in out
+
+
+@pytest.mark.slow
+def test_the_exported_graph_agrees_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "--model", "mobius-test", *SMALL, "--certify"]) == 0
     assert "dispatch and closed form and exported graph agree" in capsys.readouterr().out
 

@@ -88,6 +88,7 @@ def test_a_batch_is_shared_evenly(pack: Path, tmp_path: Path) -> None:
         StepBatches(settings(pack, tmp_path, batch_size=16), rank=0, world=3)
 
 
+@pytest.mark.slow
 def test_seed_changes_the_run(pack: Path, tmp_path: Path) -> None:
     first = weights(train(settings(pack, tmp_path / "a", steps=2)))
     same = weights(train(settings(pack, tmp_path / "b", steps=2)))
@@ -126,6 +127,7 @@ def test_another_run_is_not_resumed(
         train(settings(pack, tmp_path / "run", steps=2, resume=True, **changes))
 
 
+@pytest.mark.slow
 def test_switches_are_trained_with_recorded_and_resumed(pack: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "loss": LossConfig(class_loss="varifocal", calibration_target="final"),
@@ -146,6 +148,7 @@ def test_switches_are_trained_with_recorded_and_resumed(pack: Path, tmp_path: Pa
         train(settings(pack, tmp_path / "run", steps=6, resume=True, loss=changes["loss"]))
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_run_is_the_one_asked_for(pack: Path, tmp_path: Path) -> None:
     first = weights(train(settings(pack, tmp_path / "a", steps=2)))
     other = weights(
@@ -227,6 +230,7 @@ def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], messa
         train(settings(pack, tmp_path / "run", **changes))
 
 
+@pytest.mark.slow
 def test_copies_are_kept_by_steps(pack: Path, tmp_path: Path) -> None:
     model = train(settings(pack, tmp_path / "run", snapshot_steps=3))
     kept = sorted((tmp_path / "run" / "snapshots").iterdir())
