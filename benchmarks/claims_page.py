@@ -94,7 +94,7 @@ def _within(stored: Values) -> str:
     lines = [
         f"Within the spread of the baseline's seeds, or better, in all three figures: {names}."
         if held
-        else f"Below it in at least one: {names}."
+        else f"Below it in at least one, so that the claim does not hold at this scale: {names}."
         for held, found in judged.items()
         if (names := ", ".join(found))
     ]
