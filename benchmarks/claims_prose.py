@@ -8,7 +8,8 @@ Complete: {complete} of {planned} runs. Details: [claims](claims.md).
 
 PIXEL_DECODER = """\
 Equal training of networks that differ in the pixel decoder. GMAC of that part with {names} names,
-in parentheses through the baseline's (`{baseline}`); AP in per cent, mean over seeds and, in
+in parentheses through the baseline's (`{baseline}`, here with two mixing layers; with six, as in
+`glee-lite`, the ratios are those of the cost above); AP in per cent, mean over seeds and, in
 parentheses, highest less lowest.
 """
 

@@ -6,9 +6,9 @@
 
 Both train ``mobius-n`` in the small setting (``setting.py``) on the same loop, the same losses, the
 same kinds of samples (names with masks, names with boxes alone, masks without names, expressions)
-and the same images a step, from the backbone, name map, text projection and pixel decoder of the same
-weights (from the backbone alone, half of the steps end at 4 class-agnostic AP50, which says nothing;
-the transformer decoder is drawn from the seed):
+and the same images a step, from the backbone, name map, text projection and pixel decoder of the
+same weights; the transformer decoder is drawn from the seed. (Where the pixel decoder was drawn
+too, half of the steps ended at 4 class-agnostic AP50, which says nothing.)
 
 * ``unified-all``, ``unified-half``, ``unified-third``: one stage over the whole mixture, which
   completes a schedule of its own in all, half or a third of the steps;
