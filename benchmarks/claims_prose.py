@@ -17,17 +17,19 @@ CALIBRATION = """\
 Equal fine-tunings from one checkpoint that differ in the loss. Errors as fractions, raw and with
 isotonic maps fitted on calib scenes, at the middle stage ({middle}) and the last ({last});
 definitions: [calibration](calibration.md). *Noise* is the LaECE_0 to expect of scores that are
-right in every bin, from so many detections: smaller differences say nothing. *Rank correlation* is
-that of the middle stage's confidence with the quality at the last stage. In parentheses highest
-less lowest over the seeds. AP is the same raw and with maps.
+right in every bin, from so many detections: an error near it cannot be told from none. *Rank
+correlation* is that of the middle stage's confidence with the quality at the last stage. In
+parentheses highest less lowest over the seeds. AP is the same raw and with maps.
 """
 
 PRUNING = """\
 `adaptive@eps`: floors learned on calib scenes so that at most a share eps of the final true
-positives is lost at each stage; `fixed`, `random`, `uncalibrated` and `oracle` cut at that cost;
-`layers@n` runs n layers with all queries; `adaptive@balanced` and `adaptive@fast` are the model's
-tuned operating points. What is kept is per cent of the full decoder's true positives, the query
-selection first.
+positives is lost at each stage; `adaptive@balanced` and `adaptive@fast`: the tuned operating
+points; `static@...`: the same tuned as schedules for all pictures alike. At the cost that each
+adaptive policy had on calib scenes: `fixed`, the schedule that loses least there; `random`, as many
+queries drawn; `oracle`, as many, the full decoder's true positives first, names aside;
+`uncalibrated`, raw scores with one floor. `layers@n` runs n layers with all queries. What is kept
+is per cent of the full decoder's true positives, the query selection first.
 """
 
 TRAINING = """\

@@ -63,6 +63,7 @@ def planned(bench: Bench) -> list[TrainingRun]:
             config=replace(bench.config, uncertainty_head=name == "uncertainty"),
             parts=ALL,
             measure=calibration,
+            scenes=("calib", "val", "error-calib", "error-val"),
             train={"loss": loss, "steps": round(STEPS * bench.setting.steps)},
         )
         for seed in bench.setting.seeds

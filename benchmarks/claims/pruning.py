@@ -6,10 +6,11 @@ are still there after each stage, for
 * ``full``: nothing pruned;
 * ``adaptive``: the operating points that were tuned for the model on the calib split (``balanced``
   and ``fast``), and floors learned there at several shares of lost true positives;
-* at the cost of each of them: ``fixed`` (the best schedule of queries and layers for all images
-  alike that the calib split knows at that cost, as ``mobius-seg tune-pruning --form static`` looks
-  for it), ``random`` (as many queries and layers, the queries drawn), ``oracle`` (as many, final
-  true positives first) and ``uncalibrated`` (one raw score as the floor of all stages);
+* at the cost of each of them on the calib split: ``fixed`` (of the schedules of queries and layers
+  for all images alike that cost as much, the one that loses least there), ``random`` (as many
+  queries and layers, the queries drawn), ``oracle`` (as many, those first that end as true
+  positives of the full decoder, names aside) and ``uncalibrated`` (raw scores: one floor for all
+  stages, and stopping early where the policy does);
 * ``static``: the static operating points of the model, where it was tuned for them;
 * ``layers``: fewer layers with all queries.
 
@@ -24,12 +25,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -53,17 +55,17 @@ from mobius_seg.pruning_record import (
 )
 from mobius_seg.tune_pruning import (
     THRESHOLDS,
-    Candidate,
     learn_floors,
     mean_decoder_gmac,
-    static_candidates,
+    simulated,
 )
 from val_sets import val_set
 
-SHARES = (0.01, 0.05, 0.18, 0.0, 0.35)  # most telling first
+SHARES = (0.05, 0.01, 0.18)  # most telling first
 METHODS = ("adaptive", "fixed", "uncalibrated", "random", "oracle")
 RIVALS = ("fixed", "random", "uncalibrated")
 LEAST = 4
+ENDS = (1.0, 0.5, 0.25)  # queries of the last layer of a schedule through those of the first
 Values = dict[str, Any]
 
 
@@ -154,9 +156,11 @@ class Experiment:
         """
         model, data = self.model, self.val
         path = self.results / f"{self.out}.json"
-        everything = json.loads(path.read_text()) if path.exists() else {}
-        setting = {**self.setting, "val": len(data.rows)}
-        mine = everything.get(self.name)
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        maps = model.calibration
+        digest = None if maps is None else maps.digest()
+        setting = {**self.setting, "val": len(data.rows), "calibration_sha256": digest}
+        mine = stored.get(self.name)
         if mine is None or mine["setting"] != setting:
             mine = {"setting": setting, "plans": {}, "true_positives": {}, "cells": {}}
         mine["static"] = {name: policy.to_dict() for name, policy in self.static.items()}
@@ -166,7 +170,9 @@ class Experiment:
             mine["verdict"] = verdict(mine["cells"])
             facts = {"precision": "float32", "batch": 1, **device, **self.facts}
             mine["conditions"] = conditions(**facts)
-            store(self.out, everything | {self.name: mine}, self.results)
+            with FileLock(self.results / f".{self.out}.lock"):  # other models run beside this one
+                others = json.loads(path.read_text()) if path.exists() else {}
+                store(self.out, others | {self.name: mine}, self.results)
 
         if not mine["plans"]:
             mine["plans"] = _plans(model, *self.calib(), data.size)
@@ -215,23 +221,44 @@ def _plans(model: Predictor, annotations: Path, images: Path, size: int) -> Valu
             thresholds=THRESHOLDS, floors=learn_floors(records, share), least=LEAST
         )
     plans: Values = {}
-    schedules = static_candidates(records, model)
+    # What raw scores say, where the policy reads no calibrated ones.
+    raw = [replace(record, scores_SQ=record.raw_SQ) for record in records]
     for level, policy in policies.items():
         outcomes = [simulate(record, policy) for record in records]
         cost = mean_decoder_gmac(records, outcomes, model)
         plans[level] = {
             "adaptive": policy.to_dict(),
-            "fixed": _schedule(schedules, cost).to_dict(),
-            "raw_floor": _raw_floor(model, records, cost),
+            "fixed": _schedule(model, records, cost).to_dict(),
+            "uncalibrated": _uncalibrated(model, raw, policy, cost).to_dict(),
             "calib_decoder_gmac": cost,
         }
     return plans
 
 
-def _schedule(found: list[Candidate], cost: float) -> PruningPolicy:
-    """The schedule that loses least, of those that cost no more; else the cheapest."""
-    affordable = [one for one in found if one.decoder_gmac <= cost] or found[:1]
-    return min(affordable, key=lambda one: one.loss).policy
+def _schedule(model: Predictor, records: list[ImageRecord], cost: float) -> PruningPolicy:
+    """Of the schedules of a cost, the one that loses least on the calib scenes."""
+    config, found = model.config, []
+    for layers in range(1, config.decoder_layers + 1):
+        for end in ENDS:
+            fitting = [
+                policy
+                for start in range(1, config.queries + 1)
+                if _cost(policy := _falling(start, end, layers), records[:1], model) <= cost
+            ]
+            found += fitting[-1:]
+    least = _falling(1, 1.0, 1)
+    return min(simulated(found or [least], records, model, "ap"), key=lambda one: one.loss).policy
+
+
+def _falling(start: int, end: float, layers: int) -> PruningPolicy:
+    """A schedule from a number of queries to a share of it."""
+    keep = np.geomspace(start, start * end, layers)
+    return PruningPolicy.static(tuple(max(1, round(float(one))) for one in keep), layers)
+
+
+def _cost(policy: PruningPolicy, records: list[ImageRecord], model: Predictor) -> float:
+    """Mean decoder cost of a policy on the calib scenes, GMAC."""
+    return mean_decoder_gmac(records, [simulate(record, policy) for record in records], model)
 
 
 def _tuned(model: Predictor) -> dict[str, PruningPolicy]:
@@ -241,24 +268,22 @@ def _tuned(model: Predictor) -> dict[str, PruningPolicy]:
     return {name: policy for name, policy in found.items() if policy != PruningPolicy()}
 
 
-def _raw_floor(model: Predictor, records: list[ImageRecord], cost: float) -> float:
-    """The raw score that, as the floor of every stage, costs as much on the calib scenes."""
+def _uncalibrated(
+    model: Predictor, raw: list[ImageRecord], like: PruningPolicy, cost: float
+) -> PruningPolicy:
+    """One floor for all stages that, with the same stop, costs as much on the calib scenes."""
+
+    def policy(floor: float) -> PruningPolicy:
+        floors = ((floor,),) * model.config.decoder_layers
+        stop = {"settle": like.settle, "sure": like.sure}
+        return PruningPolicy(thresholds=(0.0,), floors=floors, least=LEAST, **stop)
+
     low, high = 0.0, 1.0
     for _ in range(14):
         middle = (low + high) / 2
-        policy = _uncalibrated(model, middle)
-        outcomes = [
-            simulate(record, policy, rank=lambda one, stage, kept: one.raw_SQ[stage, kept])
-            for record in records
-        ]
-        dearer = mean_decoder_gmac(records, outcomes, model) > cost
+        dearer = _cost(policy(middle), raw, model) > cost
         low, high = (middle, high) if dearer else (low, middle)
-    return low  # the dearer side: the baseline is not starved
-
-
-def _uncalibrated(model: Predictor, floor: float) -> PruningPolicy:
-    stages = model.config.decoder_layers
-    return PruningPolicy(thresholds=(0.0,), floors=((floor,),) * stages, least=LEAST)
+    return policy(low)  # the dearer side: the baseline is not starved
 
 
 def _cells(model: Predictor, plans: Values, static: Values) -> list[str]:
@@ -277,14 +302,16 @@ def verdict(cells: Values) -> Values:
         cells: by name.
 
     Returns:
-        For each point ``loss`` of mask AP against ``full`` in points, ``share`` of the full
-        decoder's cost, and by rival its ``mask_ap``, ``decoder_gmac`` and whether the point is
-        ``better``; points and rivals that have not run are left out.
+        For each point ``loss`` and ``agnostic_loss`` of mask AP against ``full`` in points,
+        ``share`` of the full decoder's cost, the same of the static point (``static_loss``,
+        ``static_share``, null where there is none), and by rival its ``mask_ap``, ``decoder_gmac``
+        and whether the point is ``better``; points and rivals that have not run are left out, and
+        everything where AP is undefined.
     """
     found: Values = {}
     for name in ("balanced", "fast"):
         mine, full = cells.get(f"adaptive@{name}"), cells.get("full")
-        if mine is None or full is None:
+        if mine is None or full is None or full["mask_ap"] is None:
             continue
         rivals = {rival: cells[f"{rival}@{name}"] for rival in RIVALS if f"{rival}@{name}" in cells}
         fixed = cells.get(f"static@{name}")
@@ -334,7 +361,7 @@ def _policy_of(
     if method == "adaptive":
         return PruningPolicy.from_dict(plan["adaptive"]), maps, None
     if method == "uncalibrated":
-        return _uncalibrated(model, plan["raw_floor"]), IdentityMaps(), None
+        return PruningPolicy.from_dict(plan["uncalibrated"]), IdentityMaps(), None
     schedule = PruningPolicy.from_dict(plan["fixed"])
     if method == "fixed":
         return schedule, maps, None

@@ -53,6 +53,7 @@ class TrainingRun:
         parts: what is taken over from the start's weights, by beginnings of names.
         train: fields of ``TrainConfig`` that differ from the setting's.
         measure: figures of the finished model's folder.
+        scenes: held-out scenes that they depend on.
     """
 
     claim: str
@@ -62,6 +63,7 @@ class TrainingRun:
     parts: tuple[str, ...]
     measure: Callable[[Bench, Path], Values]
     train: Values = field(default_factory=dict)
+    scenes: tuple[str, ...] = ("calib", "val")
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ class TrainingRun:
     def plan(self, bench: Bench, settings: TrainConfig) -> Values:
         """Everything that decides the outcome, as JSON values."""
         chosen = {k: v for k, v in json.loads(settings.to_json()).items() if k not in _FREE}
-        scenes = {split: bench.scenes(split).info for split in ("calib", "val")}
+        scenes = {split: bench.scenes(split).info for split in self.scenes}
         plan = {
             "model": json.loads(self.config.to_json()),
             "taken_over": list(self.parts),
@@ -283,10 +285,23 @@ def publish(
     gather: Callable[[list[Values]], Values],
 ) -> None:
     """Write the claim's result file from the runs that are complete."""
+    claim = runs[0].claim
+    bench.runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(bench.runs / f"{claim}.lock"):  # so that no slower writer drops a newer run
+        _publish(runs, bench, options, gather)
+
+
+def _publish(
+    runs: Sequence[TrainingRun],
+    bench: Bench,
+    options: argparse.Namespace,
+    gather: Callable[[list[Values]], Values],
+) -> None:
+    """What :func:`publish` does, alone."""
+    claim = runs[0].claim
     done = [found for run in runs if (found := run.result(bench)) is not None]
     if not done:
         return
-    claim = runs[0].claim
     facts = dict(done[-1]["conditions"])
     facts["command"] = f"python benchmarks/claims/{claim}.py"
     values = {

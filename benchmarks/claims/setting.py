@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from mobius_seg.checkpoint import find_folder, read_config, weights_digest
 from mobius_seg.config import ModelConfig
@@ -168,10 +169,16 @@ class Bench:
         """The pack of the setting's names."""
         digest = _digest(self.full_pack)
         path = self.runs / f"pack-{self.setting.names}-{digest[:8]}.safetensors"
-        if not path.exists():
-            names = frequent_names(Pack.open(self.full_pack), self.setting.names)
-            restrict_pack(self.full_pack, names, path)
+        with self._alone():
+            if not path.exists():
+                names = frequent_names(Pack.open(self.full_pack), self.setting.names)
+                restrict_pack(self.full_pack, names, path)
         return path
+
+    def _alone(self) -> FileLock:
+        """Held while shared data is made: other processes wait for it, and then find it."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.runs / "data.lock")
 
     @cached_property
     def opened(self) -> Pack:
@@ -215,8 +222,10 @@ class Bench:
         }[split]
         name = f"{kind}-{count}-{setting.size}-{seed}-{self.opened.digest[:8]}"
         folder = self.runs / "scenes" / name
-        if not (folder / "annotations.json").exists():
-            write_dataset(self.pack, kind, count, setting.size, seed, folder)
+        pack = self.pack
+        with self._alone():
+            if not (folder / "annotations.json").exists():
+                write_dataset(pack, kind, count, setting.size, seed, folder)
         info = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))["info"]
         return Scenes(annotations=folder / "annotations.json", images=folder / "images", info=info)
 

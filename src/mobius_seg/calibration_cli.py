@@ -94,6 +94,8 @@ def check_eval_options(options: argparse.Namespace) -> None:
         raise InputError(
             "--calibration is not defined with --mode expressions; allowed: names, everything"
         )
+    if options.names_asked is not None and options.mode != "names":
+        raise InputError(f"--names-asked goes with --mode names, not {options.mode}")
     path = plot_path(options)
     if path is not None and path == options.out:
         raise InputError(f"{path}: --out and --calibration-plot name one file")

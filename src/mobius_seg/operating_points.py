@@ -234,15 +234,15 @@ def from_fractions(
 
     Args:
         config: gives the number of queries and layers.
-        fractions: shares in 0..1 over the depth of a decoder of any depth; read in between where
-            this one has another; none keeps all.
+        fractions: shares in 0..1 of the layers that run, of a decoder of any depth; read in between
+            where so many others run here; none keeps all.
         layers: layers that run at most; None = all.
     """
     if not fractions:
         return PruningPolicy.static((), layers)
     import numpy as np
 
-    at = np.linspace(0, 1, config.decoder_layers)
+    at = np.linspace(0, 1, config.decoder_layers if layers is None else layers)
     shares = np.interp(at, np.linspace(0, 1, len(fractions)), fractions)
     keep = tuple(max(1, round(float(share) * config.queries)) for share in shares)
     return PruningPolicy.static(keep, layers)

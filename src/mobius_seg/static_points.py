@@ -74,10 +74,10 @@ class StaticPoints:
         """
         points = {FULL: OperatingPoint(from_fractions(config, ()))}
         for name, shares in self.fractions.items():
-            run = sum(share > 0 for share in shares)
-            layers = math.ceil(run * config.decoder_layers / len(shares))
+            run = [share for share in shares if share > 0]
+            layers = math.ceil(len(run) * config.decoder_layers / len(shares))
             most = None if layers == config.decoder_layers else layers
-            points[name] = OperatingPoint(from_fractions(config, shares, most))
+            points[name] = OperatingPoint(from_fractions(config, run, most))
         return OperatingPoints(points, self.conditions, self.origin if self.fractions else "")
 
     def to_json(self) -> str:

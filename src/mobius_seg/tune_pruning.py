@@ -117,8 +117,8 @@ def tune(
             f"{annotations}: the full decoder finds none of its instances (mask IoU 0.5),"
             " so there is nothing to tune on"
         )
-    simulated = candidates if form == "adaptive" else static_candidates
-    found = simulated(records, predictor, metric)
+    of_form = candidates if form == "adaptive" else static_candidates
+    found = of_form(records, predictor, metric)
     run = _Runs(predictor, coco, folder, rows, size, progress)
     full = run.measure(PruningPolicy(), FULL)
     points = {FULL: OperatingPoint(PruningPolicy(), full)}
@@ -211,7 +211,7 @@ def candidates(
             )
             for settle, sure in stops
         ]
-    return _simulated(policies, records, predictor, metric)
+    return simulated(policies, records, predictor, metric)
 
 
 def static_candidates(
@@ -234,16 +234,23 @@ def static_candidates(
                 shares = np.geomspace(start, start * end, layers)
                 keep = tuple(max(1, round(float(share) * queries)) for share in shares)
                 policies.setdefault(PruningPolicy.static(keep, layers))
-    return _simulated([*policies], records, predictor, metric)
+    return simulated([*policies], records, predictor, metric)
 
 
-def _simulated(
+def simulated(
     policies: Sequence[PruningPolicy],
     records: Sequence[ImageRecord],
     predictor: Predictor,
     metric: str,
 ) -> list[Candidate]:
-    """Loss and cost of policies, cheapest first."""
+    """Simulate policies: loss and cost of each, cheapest first.
+
+    Args:
+        policies: to simulate.
+        records: of the full decoder.
+        predictor: gives the configuration that costs are counted for.
+        metric: ``ap`` or ``recall``.
+    """
     before = _figures(records, [simulate(record, PruningPolicy()) for record in records], metric)
     found = []
     for policy in policies:

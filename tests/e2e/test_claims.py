@@ -129,7 +129,13 @@ def test_the_deep_decoder_is_pruned(scripts: None, folder: Path) -> None:
     values = stored(folder, "pruning")["mobius-test-9-layers"]
     cells = values["cells"]
     assert {"full", "adaptive@0.05", "fixed@0.05", "random@0.05", "oracle@0.05"} <= set(cells)
-    for point, found in stored(folder, "pruning")["mobius-test-9-layers"]["verdict"].items():
+    assert cells["layers@2"]["policy"]["layers"] == 2
+    verdict = stored(folder, "pruning")["mobius-test-9-layers"]["verdict"]
+    assert {f"adaptive@{point}" for point in verdict} == {
+        cell for cell in cells if cell in ("adaptive@balanced", "adaptive@fast")
+    }
+    assert {"static@balanced", "static@fast"} <= set(cells)
+    for point, found in verdict.items():
         full, mine = cells["full"], cells[f"adaptive@{point}"]
         assert found["loss"] == pytest.approx(100 * (full["mask_ap"] - mine["mask_ap"]))
         assert set(found["rivals"]) == {"fixed", "random", "uncalibrated"}

@@ -136,7 +136,7 @@ def test_deformable_attention_starts_as_a_star_around_the_reference() -> None:
     torch.testing.assert_close(read[0, 1, 0], torch.tensor(0.4 + 1.5 * 0.05), rtol=0, atol=1e-4)
 
 
-def test_wide_refinement_starts_from_its_input_and_sees_seven_pixels() -> None:
+def test_wide_refinement_adds_what_it_sees_of_seven_pixels_to_its_input() -> None:
     torch.manual_seed(0)
     layer = WideRefinement(8, 7, 4).eval()
     x = torch.zeros(1, 8, 15, 15)
@@ -145,3 +145,5 @@ def test_wide_refinement_starts_from_its_input_and_sees_seven_pixels() -> None:
     rows, columns = changed.nonzero(as_tuple=True)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 10, 4, 10)
     assert layer.expand[0].out_channels == 32
+    torch.nn.init.zeros_(layer.reduce[0].weight)
+    assert torch.equal(layer(x), x)

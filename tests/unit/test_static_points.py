@@ -69,6 +69,13 @@ def test_shares_become_the_queries_of_any_model() -> None:
     assert small == {"full": (12, 12), "balanced": (10, 1), "fast": (6, 1)}
 
 
+@pytest.mark.parametrize(("layers", "run"), [(1, 1), (3, 2), (5, 3), (6, 3), (7, 4), (9, 4)])
+def test_layers_that_do_not_run_pull_no_share_down(layers: int, run: int) -> None:
+    found = StaticPoints({"balanced": (0.4,) * 4 + (0.0,) * 5}, {})
+    config = replace(DEEP, decoder_layers=layers)
+    assert operating_points(config, found.of(config))["balanced"] == (40,) * run
+
+
 def test_shares_are_those_of_the_schedule(tmp_path: Path) -> None:
     points = tuned(images=50, loss=0.3, model="deep")
     assert derive_static_points(DEEP, points) == FOUND

@@ -92,7 +92,7 @@ def calibrate(
         "model": config.name,
         **coco.provenance(),
         **{"images": len(rows), "objects": scores.objects, "size": size or config.input_size},
-        "asked": len(coco.names) if asked is None else asked,
+        "asked": min(len(coco.names), asked or len(coco.names)),
         **{"nms_iou": config.nms_iou, "mask_margin": config.mask_margin, "version": __version__},
     }
     calibration = Calibration(

@@ -11,8 +11,9 @@ J = 25 intervals of equal width over 0..1 (closed below, the last also above).
   Pooled over all names, and as the mean over names (the paper's form).
 * Its noise: the LaECE_0 to expect of scores that are right in every bin, from these detections:
   sum_j |D_j| / |D| * sqrt(2 / pi) * s_j / sqrt(|D_j|) with s_j the standard deviation of the
-  quality in the bin, since the mean of |D_j| draws is about normal. Figures that differ by less
-  than it say nothing.
+  quality in the bin, since the mean of |D_j| independent draws is about normal; over the bins with
+  two detections or more. A LaECE_0 near it cannot be told from perfect calibration. It is not the
+  spread of a difference: for that, compare seeds.
 * D-ECE (Kueppers et al. 2020): sum_j |D_j| / |D| * |mean confidence_j - precision_j| with
   precision at IoU 0.5.
 """

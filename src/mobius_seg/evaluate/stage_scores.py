@@ -26,6 +26,7 @@ from torch import Tensor
 from mobius_seg.calibration import best_column, stage_confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.coco import CocoData, load_sized
+from mobius_seg.errors import InputError
 from mobius_seg.postprocess import boxes_to_original, distinct_masks
 from mobius_seg.preprocess import Frame, make_frame, pad_and_stack, resize
 from mobius_seg.prompts import Prompt, build_batch
@@ -88,8 +89,11 @@ def collect(
         size: longest side of the input in pixels, None for the model's own.
 
     Raises:
-        InputError: a picture cannot be used, or the file is federated and no names are asked for.
+        InputError: a picture cannot be used, or the file is federated and no names are asked for,
+            or ``asked`` is not a whole number from 1.
     """
+    if asked is not None and (not isinstance(asked, int) or asked < 1):
+        raise InputError(f"asked is {asked!r}; allowed: a whole number from 1, or None")
     if not named:
         coco.check_exhaustive()
     config = predictor.config
