@@ -180,13 +180,16 @@ class Experiment:
         if len(mine["true_positives"]) != len(data.rows):
             mine["true_positives"] = _true_positives(model, data)
             save()
-        missing = [
-            cell
-            for cell in _cells(model, mine["plans"], mine["static"])
-            if cell not in mine["cells"]
-        ]
+        cells = _cells(model, mine["plans"], mine["static"])
+        asked = {cell: _policy_of(model, mine, cell)[0].to_dict() for cell in cells}
+        mine["cells"] = {
+            cell: found
+            for cell, found in mine["cells"].items()
+            if found.get("policy") == asked.get(cell)  # what was tuned since then runs again
+        }
+        missing = [cell for cell in cells if cell not in mine["cells"]]
         for cell in missing[:most]:
-            mine["cells"][cell] = _run(model, data, mine, cell)
+            mine["cells"][cell] = {**_run(model, data, mine, cell), "policy": asked[cell]}
             print(cell, mine["cells"][cell])
             save()
         return most is None or len(missing) <= most
@@ -240,12 +243,12 @@ def _schedule(model: Predictor, records: list[ImageRecord], cost: float) -> Prun
     config, found = model.config, []
     for layers in range(1, config.decoder_layers + 1):
         for end in ENDS:
-            fitting = [
-                policy
-                for start in range(1, config.queries + 1)
-                if _cost(policy := _falling(start, end, layers), records[:1], model) <= cost
-            ]
-            found += fitting[-1:]
+            low, high = 0, config.queries + 1
+            while high - low > 1:  # the most queries that the cost allows
+                start = (low + high) // 2
+                dearer = _cost(_falling(start, end, layers), records[:1], model) > cost
+                low, high = (low, start) if dearer else (start, high)
+            found += [_falling(low, end, layers)] if low else []
     least = _falling(1, 1.0, 1)
     return min(simulated(found or [least], records, model, "ap"), key=lambda one: one.loss).policy
 
