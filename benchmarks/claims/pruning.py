@@ -47,17 +47,17 @@ from mobius_seg.predictor import Predictor
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput, Ranker, decode, image_output
 from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps
+from mobius_seg.pruning_candidates import (
+    THRESHOLDS,
+    learn_floors,
+    mean_decoder_gmac,
+    simulated,
+)
 from mobius_seg.pruning_record import (
     ImageRecord,
     match,
     record_image,
     simulate,
-)
-from mobius_seg.tune_pruning import (
-    THRESHOLDS,
-    learn_floors,
-    mean_decoder_gmac,
-    simulated,
 )
 from val_sets import val_set
 

@@ -94,7 +94,11 @@ class WideRefinement(nn.Module):
         """See the class."""
         super().__init__()
         hidden = expansion * channels
-        self.depthwise = ConvNorm(channels, channels, kernel, groups=channels)
+        # Without scale and shift of its own: those of the next norm do the same.
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
+            nn.BatchNorm2d(channels, affine=False),
+        )
         self.expand = ConvNorm(channels, hidden, activation=True)
         self.reduce = ConvNorm(hidden, channels)
 

@@ -70,7 +70,7 @@ def test_limits_with_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["--model", "mobius-x"], "unknown model"),
         (["--model", "mobius-test", "--size", "50x64"], "multiples of 32"),
         (["--model", "mobius-test", "--size", "640"], "no height and width"),
-        (["--model", "mobius-test", "--operating-point", "fast"], "allowed: full"),
+        (["--model", "mobius-test", "--operating-point", "slow"], "allowed: full, balanced, fast"),
         (["--model", "mobius-test", "--out", "a.png"], "--limits"),
         (["--limits", "--against", "mobius-test"], "--against"),
         (["--model", "glee-lite", "--text-tokens", "7"], "81 or more"),

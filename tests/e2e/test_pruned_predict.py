@@ -165,7 +165,7 @@ def test_a_budget_in_milliseconds_is_measured(predictor: Predictor, photo: Pictu
     [
         ({"budget": "3 bananas"}, "budget is '3 bananas'"),
         ({"budget": 3}, "budget is '3'"),
-        ({"operating_point": "balanced"}, "this model has full; `mobius-seg tune-pruning`"),
+        ({"operating_point": "slow"}, "'slow' is unknown; this model has full, balanced, fast"),
         ({"operating_point": 3}, "operating point 3"),
         ({"operating_point": PruningPolicy.static((13,))}, "12 queries and 2 layers"),
         ({"operating_point": PruningPolicy.static((), 3)}, "12 queries and 2 layers"),

@@ -21,6 +21,7 @@ from mobius_seg.evaluate.stage_scores import collect
 from mobius_seg.model import Mobius
 from mobius_seg.operating_points import load_points
 from mobius_seg.pruning import PruningPolicy
+from mobius_seg.pruning_candidates import THRESHOLDS, Candidate, learn_floors
 from mobius_seg.pruning_record import (
     ImageRecord,
     average_precision,
@@ -28,7 +29,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
-from mobius_seg.tune_pruning import THRESHOLDS, Candidate, _Runs, learn_floors
+from mobius_seg.tune_pruning import _Runs
 
 pytestmark = pytest.mark.slow
 
