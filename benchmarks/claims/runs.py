@@ -5,6 +5,7 @@ Every run is a folder ``<runs>/<claim>/<variant>-seed<k>``:
 * ``plan.json``: everything that decides its outcome; a folder of another plan is refused;
 * ``start/``: the weights it begins with; ``run/``: the training (``run/model`` is its result);
 * ``result.json``: written last. A folder that has it is complete and never run again;
+* both are copied to ``<results>/runs``, from where other machines take complete runs over;
 * ``lock``: held while a process works on it, so that several may share the work.
 
 The result file of the claim is written anew after every run, from all that are complete.
@@ -153,10 +154,31 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
         "figures": figures,
     }
     write_text(folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    _copy(folder, options.results / "runs" / run.claim / run.name)
     for part in ("checkpoints", "tensorboard", "snapshots"):
         shutil.rmtree(folder / "run" / part, ignore_errors=True)
     shutil.rmtree(folder / "start", ignore_errors=True)
     return result
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Plan and result of a complete run, the result last."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("plan.json", "result.json"):
+        write_text(target / name, (source / name).read_text(encoding="utf-8"))
+
+
+def restore(results: Path, runs: Path) -> None:
+    """Take over complete runs that another machine has stored with the results.
+
+    Args:
+        results: folder of the result files.
+        runs: folder of all runs; what is there stays as it is.
+    """
+    for stored in sorted((results / "runs").glob("*/*/result.json")):
+        folder = runs / stored.parent.relative_to(results / "runs")
+        if not folder.exists():
+            _copy(stored.parent, folder)
 
 
 def _check_plan(folder: Path, plan: Values) -> None:
@@ -208,6 +230,7 @@ def read_options(
     options.runs = options.runs or ROOT / "runs" / ("claims-smoke" if options.smoke else "claims")
     options.results = options.results or (options.runs / "results" if options.smoke else RESULTS)
     options.runs = options.runs.resolve()
+    restore(options.results, options.runs)
     start = options.start or setting.preset
     if options.smoke and options.start is None:
         start = str(options.runs / "smoke-start")
