@@ -32,6 +32,7 @@ from setting import FULL, SMOKE, Bench
 
 from conditions import RESULTS, ROOT, conditions, store
 from mobius_seg.config import ModelConfig
+from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.train.loop import train
 from mobius_seg.train.settings import TrainConfig
@@ -188,7 +189,10 @@ def _check_plan(folder: Path, plan: Values) -> None:
         return
     stored = json.loads(path.read_text(encoding="utf-8"))
     # Fields that came later have their defaults in runs that were begun before.
-    model = ModelConfig.from_json(json.dumps(stored["model"]), str(path))
+    try:
+        model = ModelConfig.from_json(json.dumps(stored["model"]), str(path))
+    except InputError as error:
+        raise SystemExit(f"{error}; remove {folder}, or choose another --runs") from None
     stored["model"] = json.loads(model.to_json())
     differs = [key for key in plan if stored.get(key) != plan[key]]
     if differs:
