@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> bool:
             if not mine:
                 print(f"{run.claim}/{run.name}: another process works on it")
                 return False
+            if not (run.folder(bench) / "run" / "model").exists():  # a result of another machine
+                (run.folder(bench) / "result.json").unlink(missing_ok=True)
             perform(run, bench, options)
             return _prune(run, bench, options.threads, options.results)
     except KeyboardInterrupt:
