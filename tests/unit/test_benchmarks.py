@@ -86,8 +86,11 @@ def test_a_cell_of_the_pruning_experiment_reads_the_model_s_maps(
     model = SimpleNamespace(
         calibration=calibration, planner=predictor.planner, config=predictor.config
     )
-    plan = {"adaptive": script.PruningPolicy().to_dict(), "raw_floor": 0.1, "keep": [3, 3]}
-    mine["plans"] = {"0.1": plan}
-    for name in ("full", "layers@1", "point@full", "adaptive@0.1", "fixed@0.1"):
+    policy = script.PruningPolicy()
+    fixed = script.PruningPolicy.static((3, 3), 2)
+    plan = {"adaptive": policy, "uncalibrated": policy, "fixed": fixed}
+    mine["plans"] = {"0.1": {key: value.to_dict() for key, value in plan.items()}}
+    mine["static"] = {"fast": fixed.to_dict()}
+    for name in ("full", "layers@1", "static@fast", "adaptive@0.1", "fixed@0.1", "random@0.1"):
         assert script._policy_of(model, mine, name)[1] is maps
     assert script._policy_of(model, mine, "uncalibrated@0.1")[1] is not maps
