@@ -315,29 +315,18 @@ def publish(
     claim = runs[0].claim
     bench.runs.mkdir(parents=True, exist_ok=True)
     with FileLock(bench.runs / f"{claim}.lock"):  # so that no slower writer drops a newer run
-        _publish(runs, bench, options, gather)
-
-
-def _publish(
-    runs: Sequence[TrainingRun],
-    bench: Bench,
-    options: argparse.Namespace,
-    gather: Callable[[list[Values]], Values],
-) -> None:
-    """What :func:`publish` does, alone."""
-    claim = runs[0].claim
-    done = [found for run in runs if (found := run.result(bench)) is not None]
-    if not done:
-        return
-    facts = dict(done[-1]["conditions"])
-    facts["command"] = f"python benchmarks/claims/{claim}.py"
-    values = {
-        "conditions": facts,
-        "setting": bench.facts(),
-        "runs": {"complete": len(done), "planned": len(runs)},
-        **gather(done),
-    }
-    store(claim, values, options.results)
+        done = [found for run in runs if (found := run.result(bench)) is not None]
+        if not done:
+            return
+        facts = dict(done[-1]["conditions"])
+        facts["command"] = f"python benchmarks/claims/{claim}.py"
+        values = {
+            "conditions": facts,
+            "setting": bench.facts(),
+            "runs": {"complete": len(done), "planned": len(runs)},
+            **gather(done),
+        }
+        store(claim, values, options.results)
 
 
 def list_runs(runs: Sequence[TrainingRun], bench: Bench) -> None:
