@@ -10,7 +10,7 @@ are still there after each stage, for
   for all images alike that cost as much, the one that loses least there), ``random`` (as many
   queries and layers, the queries drawn), ``oracle`` (as many, those first that end as true
   positives of the full decoder, names aside) and ``uncalibrated`` (raw scores: one floor for all
-  stages, and stopping early where the policy does);
+  stages; caps, last layer and early stop are those of the policy);
 * ``static``: the static operating points of the model, where it was tuned for them;
 * ``layers``: fewer layers with all queries.
 
@@ -274,12 +274,11 @@ def _tuned(model: Predictor) -> dict[str, PruningPolicy]:
 def _uncalibrated(
     model: Predictor, raw: list[ImageRecord], like: PruningPolicy, cost: float
 ) -> PruningPolicy:
-    """One floor for all stages that, with the same stop, costs as much on the calib scenes."""
+    """One floor for all stages that, with the same ends, costs as much on the calib scenes."""
 
     def policy(floor: float) -> PruningPolicy:
         floors = ((floor,),) * model.config.decoder_layers
-        stop = {"settle": like.settle, "sure": like.sure}
-        return PruningPolicy(thresholds=(0.0,), floors=floors, least=LEAST, **stop)
+        return replace(like, thresholds=(0.0,), floors=floors, least=LEAST)
 
     low, high = 0.0, 1.0
     for _ in range(14):

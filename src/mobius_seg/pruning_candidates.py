@@ -5,7 +5,8 @@ that record: what they would lose, and what they would cost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.35)
 _CHANGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of the changes that are seen
 _LEAST = 4
+_DEPTHS = (1, 2, 3, 4, 6)  # layers that run at most
 _STARTS = (1.0, 0.6, 0.4, 0.3, 0.2)  # shares of the queries that enter layer 1
 _ENDS = (1.0, 0.5, 0.25)  # shares of those that enter the last layer
 
@@ -81,6 +83,10 @@ def candidates(
 ) -> list[Candidate]:
     """Simulate every candidate policy, cheapest first.
 
+    Floors for each share of lost true positives, alone, with at most so many queries from the first
+    layer on, and with either way to end: the same last layer for all pictures, or each picture's
+    own. The schedules without floors compete too: what is tuned is never worse than they are.
+
     Args:
         records: of the full decoder.
         predictor: gives the configuration that costs are counted for.
@@ -94,19 +100,20 @@ def candidates(
             changes.append(change_at(record, stage, kept))
             score = record.scores_SQ[stage, kept].clamp(min=1e-6)
             sures.append(float((score * score).sum() / score.sum()))
-    stops: list[tuple[float | None, float]] = [(None, 0.0)]
+    depths = [None, *(depth for depth in _DEPTHS if depth < stages - 1)]
+    ends: list[dict[str, Any]] = [{"layers": layers} for layers in depths]
     if changes:
         for settle in np.quantile(changes, _CHANGES):
-            stops += [(round(float(settle), 4), 0.0), (round(float(settle), 4), _round(sures))]
-    policies = []
+            for sure in (0.0, _round(sures)):
+                ends.append({"settle": round(float(settle), 4), "sure": sure})
+    queries = predictor.config.queries
+    caps: list[tuple[int, ...]] = [(), (max(1, round(_STARTS[1] * queries)),)]
+    policies = _schedules(queries, stages - 1)
     for share in _SHARES:
-        floors = learn_floors(records, share)
-        policies += [
-            PruningPolicy(
-                thresholds=THRESHOLDS, floors=floors, least=_LEAST, settle=settle, sure=sure
-            )
-            for settle, sure in stops
-        ]
+        floored = PruningPolicy(
+            thresholds=THRESHOLDS, floors=learn_floors(records, share), least=_LEAST
+        )
+        policies += [replace(floored, keep=keep, **end) for keep in caps for end in ends]
     return simulated(policies, records, predictor, metric)
 
 
@@ -122,7 +129,13 @@ def static_candidates(
         predictor: gives the configuration that costs are counted for.
         metric: ``ap`` or ``recall``.
     """
-    queries, depth = predictor.config.queries, predictor.config.decoder_layers
+    config = predictor.config
+    policies = _schedules(config.queries, config.decoder_layers)
+    return simulated(policies, records, predictor, metric)
+
+
+def _schedules(queries: int, depth: int) -> list[PruningPolicy]:
+    """Schedules for a decoder of so many queries and layers, each once."""
     policies: dict[PruningPolicy, None] = {}
     for layers in range(1, depth + 1):
         for start in _STARTS:
@@ -130,7 +143,7 @@ def static_candidates(
                 shares = np.geomspace(start, start * end, layers)
                 keep = tuple(max(1, round(float(share) * queries)) for share in shares)
                 policies.setdefault(PruningPolicy.static(keep, layers))
-    return simulated([*policies], records, predictor, metric)
+    return [*policies]
 
 
 def simulated(

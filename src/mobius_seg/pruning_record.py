@@ -248,6 +248,10 @@ def average_precision(
     return float(precision), float(recall)
 
 
+_POINTS = np.linspace(0, 1, 101)
+_FEW = 64
+
+
 def _of_name(
     found: list[tuple[NDArray[np.float32], NDArray[np.bool_]]], truths: int
 ) -> tuple[float, float]:
@@ -261,9 +265,10 @@ def _of_name(
     precision_TN = right_TN / np.arange(1, hits_TN.shape[1] + 1)
     precision_TN = np.maximum.accumulate(precision_TN[:, ::-1], axis=1)[:, ::-1]
     recall_TN = right_TN / truths
-    points = np.linspace(0, 1, 101)
-    total = 0.0
-    for recall_N, precision_N in zip(recall_TN, precision_TN, strict=True):
-        at = np.searchsorted(recall_N, points, side="left")
-        total += float(np.append(precision_N, 0.0)[at].mean())
-    return total / len(recall_TN), float(recall_TN[:, -1].mean())
+    if recall_TN.shape[1] <= _FEW:  # the same, many times faster than a search a row
+        at_TP = (recall_TN[:, None] < _POINTS[:, None]).sum(-1)
+    else:
+        at_TP = np.stack([np.searchsorted(recall_N, _POINTS) for recall_N in recall_TN])
+    padded_TN = np.pad(precision_TN, ((0, 0), (0, 1)))
+    precision = float(np.take_along_axis(padded_TN, at_TP, axis=1).mean())
+    return precision, float(recall_TN[:, -1].mean())

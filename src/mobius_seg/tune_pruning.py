@@ -6,7 +6,7 @@ without stopping early, or schedules for all pictures alike. Those whose simulat
 are really run, cheapest first, until one keeps its promise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ FAST_FACTOR = 4.0
 """The point ``fast`` may lose so many times what ``balanced`` may."""
 
 _RUNS = 5  # candidates of one point that are really run
+_ALIKE = 1.05  # costs within this factor are the same: the smaller loss decides
 _BATCH = 4
 
 
@@ -145,9 +146,12 @@ class _Runs:
     ) -> OperatingPoint:
         """The cheapest policy that was run, for any point, whose measured loss is allowed.
 
-        That is ``full`` where nothing else is.
+        That is ``full`` where nothing else is. Of policies that cost about the same the one that
+        loses least.
         """
-        promising = [one for one in found if one.loss <= most][:_RUNS]
+        promising = [one for one in found if one.loss <= most]
+        alike = [one for one in promising if one.decoder_gmac <= _ALIKE * promising[0].decoder_gmac]
+        promising = [*sorted(alike, key=lambda one: one.loss)[:_RUNS], *promising][:_RUNS]
         # Where simulated figures promise too much: ask for less and less.
         careful = [one for one in found if one.loss <= most / 2]
         for candidate in promising + careful[:: max(1, len(careful) // _RUNS)]:
@@ -160,7 +164,9 @@ class _Runs:
             for policy, measured in self._done.items()
             if measured_loss(full, measured, metric) <= most + 1e-9
         ]
-        return min(allowed, key=lambda point: point.measured["decoder_gmac"] or 0.0)
+        dear = _ALIKE * min(point.measured["decoder_gmac"] or 0.0 for point in allowed)
+        alike_points = [one for one in allowed if (one.measured["decoder_gmac"] or 0.0) <= dear]
+        return min(alike_points, key=lambda one: measured_loss(full, one.measured, metric))
 
     def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
         """AP, recall and mean cost of a policy at threshold 0."""
@@ -222,7 +228,7 @@ class _Runs:
 
 
 def measured_loss(
-    full: dict[str, float | None], pruned: dict[str, float | None], metric: str
+    full: Mapping[str, float | None], pruned: Mapping[str, float | None], metric: str
 ) -> float:
     """Points (hundredths) lost, the most of the metric's figures."""
     keys = ("agnostic_ar100",) if metric == "recall" else ("mask_ap", "agnostic_mask_ap")
