@@ -20,6 +20,8 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
   so that what the bottleneck mixed reaches the maps from the first step on;
 * ``s16-deformable-wide``: the levels are refined by a depthwise 7x7 convolution and a two-layer MLP
   after the bottleneck came back to them; ``s16-deformable-wide-2``: by two such blocks, gates open;
+* ``s16-tokens``, ``s16-tokens-wide-2``: queries come from the tokens of stride 16 alone, those that
+  were mixed, in place of strides 8 and 16;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
 All variants start from the backbone, name map and text projection of the same weights; pixel
@@ -80,6 +82,9 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     changes["s16-deformable-wide"] = changes["s16-deformable"] | wide
     twice = wide | {"refine_layers": 2} | opened
     changes["s16-deformable-wide-2"] = changes["s16-deformable"] | twice
+    mixed = {"token_strides": (16,)}
+    changes["s16-tokens"] = changes["s16-deformable-open"] | mixed
+    changes["s16-tokens-wide-2"] = changes["s16-deformable-wide-2"] | mixed
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six
