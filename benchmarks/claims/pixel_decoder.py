@@ -85,6 +85,11 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     mixed = {"token_strides": (16,)}
     changes["s16-tokens"] = changes["s16-deformable-open"] | mixed
     changes["s16-tokens-wide-2"] = changes["s16-deformable-wide-2"] | mixed
+    steps = {"box_steps": "relative"}
+    place = steps | {"report_place": True}
+    for name in (BASELINE, "s32", "s16-deformable-open"):
+        changes[f"{name}-relative"] = changes[name] | steps
+        changes[f"{name}-place"] = changes[name] | place
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six

@@ -13,11 +13,13 @@ from mobius_seg.files import write_text
 Mixing = Literal["plain", "deformable"]
 PixelDecoderForm = Literal["bottleneck", "multiscale"]
 FusionPlace = Literal["bottleneck", "levels"]
+BoxSteps = Literal["logit", "relative"]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "mixing": get_args(Mixing),
     "cross_attention": get_args(Mixing),
     "pixel_decoder": get_args(PixelDecoderForm),
     "fusion": get_args(FusionPlace),
+    "box_steps": get_args(BoxSteps),
 }
 
 # Lowest and highest value of the counts: what a file asks for is built before its weights are read.
@@ -81,6 +83,9 @@ class ModelConfig:
         cross_attention: how decoder queries read the memory: plain or deformable.
         share_value_projection: all layers read one projection of the memory; otherwise each layer
             projects it anew (the baseline).
+        box_steps: what a box head predicts: a step of the box's logits, or one relative to its size,
+            which means the same wherever the box lies (layers.move_boxes).
+        report_place: plain cross-attention also says where each head looked, relative to the box.
         head_layers: linear layers of the box and mask heads.
         deformable_points: sampling points per head and level (deformable attention only).
         text_dim: dimension D of the text vectors.
@@ -131,6 +136,8 @@ class ModelConfig:
     decoder_ffn: int = 512
     cross_attention: Mixing = "plain"
     share_value_projection: bool = True
+    box_steps: BoxSteps = "logit"
+    report_place: bool = False
     head_layers: int = 2
     deformable_points: int = 4
     text_dim: int = 384

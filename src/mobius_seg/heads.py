@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mobius_seg.calibration import best_column
 from mobius_seg.config import ModelConfig
-from mobius_seg.layers import MLP, head_mlp, inverse_sigmoid
+from mobius_seg.layers import MLP, head_mlp, move_boxes
 from mobius_seg.naming import NameEvidence
 from mobius_seg.types import LayerOutput
 
@@ -158,6 +158,7 @@ class QueryHeads(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.classifier = CosineClassifier(config)
         self.box = head_mlp(config.width, 4, config.head_layers)
+        self.box_steps = config.box_steps
         self.mask = head_mlp(config.width, config.mask_width, config.head_layers)
         last = self.box[-1]
         assert isinstance(last, nn.Linear)
@@ -186,7 +187,7 @@ class QueryHeads(nn.Module):
             column_mask_BK: bool [B or 1, K], True = a real column; None = all.
         """
         normed = self.norm(query_BQC)
-        boxes = (self.box(normed) + inverse_sigmoid(reference_BQ4)).sigmoid()
+        boxes = move_boxes(reference_BQ4, self.box(normed), self.box_steps)
         masks = self.mask(normed)
         seen = None if names is None else names.under(masks, boxes)
         logits, objects = self.classifier(normed, seen, text_BKC, object_C)

@@ -222,6 +222,28 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-4) -> Tensor:
     return torch.logit(x.clamp(eps, 1 - eps))
 
 
+def move_boxes(boxes: Tensor, step: Tensor, form: str) -> Tensor:
+    """Boxes after the step that a head predicted.
+
+    Args:
+        boxes: [..., 4] cxcywh in 0..1.
+        step: [..., 4], of the same meaning.
+        form: ``logit``: added to the boxes' logits (Deformable DETR, Zhu et al. 2021); ``relative``:
+            the centre moves by shares of the sides, the sides grow by factors exp(step) (R-CNN,
+            Girshick et al. 2014), so that a step does not depend on where the box lies.
+    """
+    if form == "logit":
+        return (step + inverse_sigmoid(boxes)).sigmoid()
+    center, side = boxes[..., :2], boxes[..., 2:]
+    moved = center + step[..., :2].clamp(-_FARTHEST, _FARTHEST) * side
+    grown = side * step[..., 2:].clamp(-_MOST_GROWTH, _MOST_GROWTH).exp()
+    return torch.cat([moved, grown], -1)
+
+
+_FARTHEST = 8.0  # sides that a centre moves at most
+_MOST_GROWTH = 3.5  # logarithm of the most that a side grows
+
+
 def deformable_sample(
     values_BhdHW: Sequence[Tensor], locations_BhQP2: Tensor, weights_BhQP: Tensor
 ) -> Tensor:

@@ -10,7 +10,7 @@ from mobius_seg.layers import (
     flatten_map,
     grid_centers,
     head_mlp,
-    inverse_sigmoid,
+    move_boxes,
 )
 from mobius_seg.naming import NameEvidence
 from mobius_seg.types import DenseOutput, LayerOutput
@@ -76,7 +76,7 @@ class QuerySelection(nn.Module):
             step = self.box(normed).gather(1, index_BQ[..., None].expand(-1, -1, 4))
         else:
             step = self.box(picked)
-        boxes = (step + inverse_sigmoid(anchors)[index_BQ]).sigmoid()
+        boxes = move_boxes(anchors[index_BQ], step, self.config.box_steps)
         out = LayerOutput(
             logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2])),
             objects.gather(1, index_BQ),
@@ -86,7 +86,7 @@ class QuerySelection(nn.Module):
         dense = None
         if self.training:
             dense_logits, dense_objects = self.dense_classifier(normed, seen, text_BKC, object_C)
-            dense_boxes = (self.dense_box(normed) + inverse_sigmoid(anchors)).sigmoid()
+            dense_boxes = move_boxes(anchors, self.dense_box(normed), self.config.box_steps)
             dense = DenseOutput(dense_logits, dense_objects, dense_boxes, centers, strides)
         return self.query(picked), out, dense
 
