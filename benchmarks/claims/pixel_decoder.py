@@ -90,6 +90,9 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     for name in (BASELINE, "s32", "s16-deformable-open"):
         changes[f"{name}-relative"] = changes[name] | steps
         changes[f"{name}-place"] = changes[name] | place
+    read = steps | {"box_reading": 32}
+    for name in (BASELINE, "s32", "s16-deformable-open"):
+        changes[f"{name}-read"] = changes[name] | read
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six

@@ -39,6 +39,8 @@ _RANGES = (
     ("text_dim", 1, 65_536),
     ("refine_expansion", 0, 16),
     ("refine_layers", 1, 64),
+    ("box_reading", 0, 4096),
+    ("box_grid", 1, 32),
 )
 
 
@@ -86,6 +88,10 @@ class ModelConfig:
         box_steps: what a box head predicts: a step of the box's logits, or one relative to its size,
             which means the same wherever the box lies (layers.move_boxes).
         report_place: plain cross-attention also says where each head looked, relative to the box.
+        box_reading: channels that each decoder layer reads on a grid over the query's box
+            (box_reading.py); 0 = it does not.
+        box_grid: cells of that grid along each side.
+        box_stride: stride of the map that is read there.
         head_layers: linear layers of the box and mask heads.
         deformable_points: sampling points per head and level (deformable attention only).
         text_dim: dimension D of the text vectors.
@@ -138,6 +144,9 @@ class ModelConfig:
     share_value_projection: bool = True
     box_steps: BoxSteps = "logit"
     report_place: bool = False
+    box_reading: int = 0
+    box_grid: int = 7
+    box_stride: int = 8
     head_layers: int = 2
     deformable_points: int = 4
     text_dim: int = 384
@@ -166,6 +175,7 @@ class ModelConfig:
             self.bottleneck_stride in (8, 16, 32, 64), self, "bottleneck_stride", "8, 16, 32, 64"
         )
         _require(self.name_stride in (16, 32), self, "name_stride", "16, 32")
+        _require(self.box_stride in (8, 16, 32), self, "box_stride", "8, 16, 32")
         _require(self.width % 4 == 0 and self.width > 0, self, "width", "a positive multiple of 4")
         _require(
             self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobius_seg.box_reading import BoxReader
 from mobius_seg.calibration import stage_confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.heads import QueryHeads
@@ -44,6 +45,10 @@ class Memory(nn.Module):
         self.value = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width) if self.plain else None
         self.places = config.report_place
+        self.box_stride = config.box_stride
+        self.box_map = (
+            nn.Conv2d(config.width, config.box_reading, 1) if config.box_reading else None
+        )
 
     def forward(self, maps: dict[int, Tensor]) -> "ProjectedMemory":
         """Maps by stride -> what :class:`DecoderLayer` reads."""
@@ -52,8 +57,10 @@ class Memory(nn.Module):
         tokens = torch.cat([flatten_map(m) for m in levels], 1)
         normed = self.norm(tokens)
         value = self.value(normed)
+        box_map = None if self.box_map is None else self.box_map(maps[self.box_stride])
         if self.key is None:
-            return ProjectedMemory(shapes, None, None, token_maps(value, shapes, self.heads))
+            maps_of_heads = token_maps(value, shapes, self.heads)
+            return ProjectedMemory(shapes, None, None, maps_of_heads, box_map)
         centers = torch.cat([grid_centers(h, w, tokens) for h, w in shapes])
         position = sine_position(centers, tokens.shape[2]).to(tokens.dtype)
         key = split_heads(self.key(normed + position), self.heads)
@@ -61,7 +68,7 @@ class Memory(nn.Module):
         if self.places:
             place = centers.to(value.dtype).expand(*value.shape[:2], -1, -1)
             value = torch.cat([value, place], -1)
-        return ProjectedMemory(shapes, key, value, None)
+        return ProjectedMemory(shapes, key, value, None, box_map)
 
 
 class ProjectedMemory:
@@ -72,6 +79,7 @@ class ProjectedMemory:
         key: [B, heads, N, D] (plain attention).
         value: [B, heads, N, D] (plain attention).
         values: one [B * heads, D, h, w] per level (deformable attention).
+        box_map: [B, R, h, w] that is read over each box, where the layers do.
     """
 
     def __init__(
@@ -80,9 +88,11 @@ class ProjectedMemory:
         key: Tensor | None,
         value: Tensor | None,
         values: Sequence[Tensor] | None,
+        box_map: Tensor | None = None,
     ) -> None:
         """See the class."""
         self.shapes, self.key, self.value, self.values = list(shapes), key, value, values
+        self.box_map = box_map
 
 
 class BoxBias(nn.Module):
@@ -147,6 +157,7 @@ class DecoderLayer(nn.Module):
             self.cross_out = nn.Linear(width, width)
             self.box_bias = BoxBias(config.heads)
         self.place = nn.Linear(2 * config.heads, width) if config.report_place else None
+        self.box_reader = BoxReader(config) if config.box_reading else None
         self.feed_forward = FeedForward(width, config.decoder_ffn)
 
     def forward(
@@ -181,6 +192,9 @@ class DecoderLayer(nn.Module):
             else:
                 read = self.cross_out(merge_heads(attended[..., :-2]))
                 read = read + self.place(_place(attended[..., -2:], boxes_BQ4))
+        if self.box_reader is not None:
+            assert memory.box_map is not None
+            read = read + self.box_reader(memory.box_map, boxes_BQ4)
         out: Tensor = self.feed_forward(query_BQC + read)
         return out
 

@@ -239,7 +239,11 @@ def memory_rows(memory: ProjectedMemory, images: list[int], batch: int) -> Proje
         by_image = [v.reshape(batch, -1, *v.shape[1:]) for v in memory.values]
         values = [v[images].flatten(0, 1) for v in by_image]
     return ProjectedMemory(
-        memory.shapes, _rows(memory.key, images), _rows(memory.value, images), values
+        memory.shapes,
+        _rows(memory.key, images),
+        _rows(memory.value, images),
+        values,
+        _rows(memory.box_map, images),
     )
 
 
