@@ -85,8 +85,8 @@ class ModelConfig:
         cross_attention: how decoder queries read the memory: plain or deformable.
         share_value_projection: all layers read one projection of the memory; otherwise each layer
             projects it anew (the baseline).
-        box_steps: what a box head predicts: a step of the box's logits, or one relative to its size,
-            which means the same wherever the box lies (layers.move_boxes).
+        box_steps: what a box head predicts: a step of the box's logits, or one relative to its
+            size, which means the same wherever the box lies (layers.move_boxes).
         report_place: plain cross-attention also says where each head looked, relative to the box.
         box_reading: channels that each decoder layer reads on a grid over the query's box
             (box_reading.py); 0 = it does not.

@@ -228,9 +228,9 @@ def move_boxes(boxes: Tensor, step: Tensor, form: str) -> Tensor:
     Args:
         boxes: [..., 4] cxcywh in 0..1.
         step: [..., 4], of the same meaning.
-        form: ``logit``: added to the boxes' logits (Deformable DETR, Zhu et al. 2021); ``relative``:
-            the centre moves by shares of the sides, the sides grow by factors exp(step) (R-CNN,
-            Girshick et al. 2014), so that a step does not depend on where the box lies.
+        form: ``logit``: added to the boxes' logits (Deformable DETR, Zhu et al. 2021);
+            ``relative``: the centre moves by shares of the sides, the sides grow by factors
+            exp(step) (R-CNN, Girshick et al. 2014), so that a step means the same everywhere.
     """
     if form == "logit":
         return (step + inverse_sigmoid(boxes)).sigmoid()
