@@ -133,8 +133,12 @@ def layer_terms(config: ModelConfig, work: Workload, queries: int) -> dict[str, 
     else:
         keys = sum(_tokens(work, s) for s in config.memory_strides)
         reading = q * c * c + 2 * q * keys * c + _box_bias(config, work, q)
+        if config.report_place:  # x and y beside each head's values, then a linear map
+            reading += 2 * q * keys * config.heads + 2 * q * config.heads * c
     terms["cross_attention.attention"] = reading
     terms["cross_attention.output"] = q * c * c
+    if config.box_reading:
+        terms["box_reading"] = _box_reading(config, work, q)
     terms["ffn"] = 2 * q * c * config.decoder_ffn
     terms["heads"] = (
         _classifier(config, q, work.names)
@@ -144,6 +148,13 @@ def layer_terms(config: ModelConfig, work: Workload, queries: int) -> dict[str, 
         + _uncertainty(config, q)
     )
     return terms
+
+
+def _box_reading(config: ModelConfig, work: Workload, queries: int) -> int:
+    """Windows over rows, then over columns of the map, and the linear map of what was read."""
+    height, width = _sides(work, config.box_stride)
+    cells, channels = config.box_grid, config.box_reading
+    return queries * cells * channels * (height * width + cells * width + cells * config.width)
 
 
 def _uncertainty(config: ModelConfig, count: int) -> int:
@@ -231,7 +242,9 @@ def _selection(config: ModelConfig, work: Workload, selected: int) -> int:
 def _memory(config: ModelConfig, work: Workload) -> int:
     """Values, and for plain attention keys, of all memory tokens."""
     tokens = sum(_tokens(work, s) for s in config.memory_strides)
-    return (1 if config.cross_attention == "deformable" else 2) * tokens * config.width**2
+    maps = 1 if config.cross_attention == "deformable" else 2
+    boxes = _tokens(work, config.box_stride) * config.box_reading
+    return maps * tokens * config.width**2 + boxes * config.width
 
 
 def _classifier(config: ModelConfig, count: int, names: int) -> int:

@@ -15,7 +15,7 @@ GROUPS = (BACKBONE, PIXELS, DECODER, TEXT)
 _TERMS = (
     *("projections", "gather", "fuse", "mix", "scatter", "mask_features", "name_map", "selection"),
     *("memory", "position", "self_attention", "cross_attention.value", "cross_attention.attention"),
-    *("cross_attention.output", "ffn", "heads", "mask_product"),
+    *("cross_attention.output", "box_reading", "ffn", "heads", "mask_product"),
 )
 
 # Module name -> part; of several names that fit, the longest counts. "#" is a number, {here} the
@@ -47,6 +47,7 @@ _PARTS = {
     "decoder.layers.#": f"{DECODER}.{{here}}.cross_attention.attention",
     "decoder.layers.#.cross_deformable.out": f"{DECODER}.{{here}}.cross_attention.output",
     "decoder.layers.#.cross_out": f"{DECODER}.{{here}}.cross_attention.output",
+    "decoder.layers.#.box_reader": f"{DECODER}.{{here}}.box_reading",
     "decoder.layers.#.feed_forward": f"{DECODER}.{{here}}.ffn",
     "decoder.heads": f"{DECODER}.{{last}}.heads",
     "mask_product": MASK_PRODUCT,
