@@ -93,6 +93,9 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     read = steps | {"box_reading": 32}
     for name in (BASELINE, "s32", "s16-deformable-open"):
         changes[f"{name}-read"] = changes[name] | read
+    fine = read | {"mask_expansion": 4}
+    for name in ("s32", "s16-deformable-wide-2"):
+        changes[f"{name}-fine"] = changes[name] | fine
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six

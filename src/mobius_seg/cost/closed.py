@@ -189,7 +189,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         "fuse": _fusion(config, fused, work.text_tokens),
         "mix": config.mixing_layers * layer,
         "scatter": sum(_refinement(config, n) for n in levels.values()),
-        "mask_features": levels[8] * c * m + _separable(finest, m) + finest * m * m,
+        "mask_features": levels[8] * c * m + _fine(config, finest) + finest * m * m,
     }
 
 
@@ -282,6 +282,14 @@ def _refinement(config: ModelConfig, tokens: int) -> int:
     if config.refine_expansion == 0:
         one = _separable(tokens, c)
     return config.refine_layers * one
+
+
+def _fine(config: ModelConfig, tokens: int) -> int:
+    """The refinement of stride 4."""
+    m = config.mask_width
+    if config.mask_expansion == 0:
+        return _separable(tokens, m)
+    return tokens * (config.refine_kernel**2 * m + 2 * config.mask_expansion * m * m)
 
 
 def _separable(count: int, channels: int) -> int:
