@@ -212,6 +212,14 @@ def head_mlp(width: int, out: int, layers: int) -> MLP:
     return MLP(*[width] * layers, out)
 
 
+def rows_of(x: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of the first axis; neighbours are not copied."""
+    first = rows[0]
+    if list(rows) == list(range(first, first + len(rows))):
+        return x[first : first + len(rows)]
+    return x[list(rows)]
+
+
 def flatten_map(x_BCHW: Tensor) -> Tensor:
     """[B, C, H, W] -> tokens [B, H * W, C]."""
     return x_BCHW.flatten(2).transpose(1, 2)

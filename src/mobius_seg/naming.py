@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobius_seg.layers import rows_of
+
 _FLOOR = 0.05  # share that a cell of the box keeps where the mask says no
 
 
@@ -65,8 +67,8 @@ class NameEvidence:
 
     def rows(self, images: Sequence[int]) -> Self:
         """The same for some images of the batch."""
-        some = list(images)
-        return type(self)(self.names_BChw[some], self.mask_features_BMhw[some])
+        names, features = self.names_BChw, self.mask_features_BMhw
+        return type(self)(rows_of(names, images), rows_of(features, images))
 
     def at(self, height: int, width: int) -> Tensor:
         """Name vectors at the cells of a grid: [B, height * width, C]."""

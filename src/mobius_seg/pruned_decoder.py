@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mobius_seg.calibration import stage_confidence
 from mobius_seg.decoder import ProjectedMemory
+from mobius_seg.layers import rows_of
 from mobius_seg.model import Mobius
 from mobius_seg.naming import NameEvidence
 from mobius_seg.pruning import IdentityMaps, PruningPolicy, StageMaps, change
@@ -213,7 +214,7 @@ def _advance(
         group.layer.boxes_BQ4,
         memory_rows(memory, [running.index(image) for image in images], len(running)),
         _names_of(encoded, images, every),
-        text[images] if text.shape[0] > 1 and not every else text,
+        rows_of(text, images) if text.shape[0] > 1 and not every else text,
         network.object_column,
         _rows(encoded.column_mask_BK, images),
     )
@@ -237,7 +238,7 @@ def memory_rows(memory: ProjectedMemory, images: list[int], batch: int) -> Proje
     values = None
     if memory.values is not None:
         by_image = [v.reshape(batch, -1, *v.shape[1:]) for v in memory.values]
-        values = [v[images].flatten(0, 1) for v in by_image]
+        values = [rows_of(v, images).flatten(0, 1) for v in by_image]
     return ProjectedMemory(
         memory.shapes,
         _rows(memory.key, images),
@@ -249,7 +250,7 @@ def memory_rows(memory: ProjectedMemory, images: list[int], batch: int) -> Proje
 
 def _rows(tensor: Tensor | None, images: list[int]) -> Tensor | None:
     """Rows of a batch; what is shared by the batch or None stays."""
-    return tensor if tensor is None or tensor.shape[0] == 1 else tensor[images]
+    return tensor if tensor is None or tensor.shape[0] == 1 else rows_of(tensor, images)
 
 
 def _settled(
