@@ -49,11 +49,14 @@ from starts import BACKBONE
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.certify import certified_profile
 from mobius_seg.cost.record import workload
+from mobius_seg.loss_config import LossConfig, PointConfig
 
 CLAIM = "pixel_decoder"
 BASELINE = "multiscale"
 SIZES = ((800, 1344), (640, 640))
 NAMES = 80
+CROPPED = LossConfig(points=PointConfig(count=64, in_box=768))
+"""Masks are compared where they end up: within the enlarged boxes, hardly outside."""
 
 
 def variants(base: ModelConfig) -> dict[str, ModelConfig]:
@@ -96,6 +99,8 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     fine = read | {"mask_expansion": 4}
     for name in ("s32", "s16-deformable-wide-2"):
         changes[f"{name}-fine"] = changes[name] | fine
+    for name in (BASELINE, "s32"):
+        changes[f"{name}-crop"] = changes[name] | read
     six = {"mixing_layers": 6}
     changes["multiscale-6"] = changes[BASELINE] | six
     changes["s16-deformable-6"] = changes["s16-deformable"] | six
@@ -112,6 +117,7 @@ def planned(bench: Bench) -> list[TrainingRun]:
             config=config,
             parts=BACKBONE,
             measure=precision,
+            train={"loss": CROPPED} if name.endswith("-crop") else {},
         )
         for seed in bench.setting.seeds
         for name, config in variants(bench.config).items()
