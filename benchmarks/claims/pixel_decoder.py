@@ -22,6 +22,9 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
   after the bottleneck came back to them; ``s16-deformable-wide-2``: by two such blocks, gates open;
 * ``s16-tokens``, ``s16-tokens-wide-2``: queries come from the tokens of stride 16 alone, those that
   were mixed, in place of strides 8 and 16;
+* ``...-relative``: heads predict steps relative to the box in place of steps of its logits;
+* ``...-read``: these, and each decoder layer reads a grid over its queries' boxes;
+* ``...-crop``: these, and masks are compared within the enlarged boxes;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
 All variants start from the backbone, name map and text projection of the same weights; pixel
@@ -89,16 +92,10 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     changes["s16-tokens"] = changes["s16-deformable-open"] | mixed
     changes["s16-tokens-wide-2"] = changes["s16-deformable-wide-2"] | mixed
     steps = {"box_steps": "relative"}
-    place = steps | {"report_place": True}
-    for name in (BASELINE, "s32", "s16-deformable-open"):
-        changes[f"{name}-relative"] = changes[name] | steps
-        changes[f"{name}-place"] = changes[name] | place
     read = steps | {"box_reading": 32}
-    for name in (BASELINE, "s32", "s16-deformable-open"):
+    for name in (BASELINE, "s32", "s16-deformable-open", "s16-deformable-wide-2"):
+        changes[f"{name}-relative"] = changes[name] | steps
         changes[f"{name}-read"] = changes[name] | read
-    fine = read | {"mask_expansion": 4}
-    for name in ("s32", "s16-deformable-wide-2"):
-        changes[f"{name}-fine"] = changes[name] | fine
     for name in (BASELINE, "s32"):
         changes[f"{name}-crop"] = changes[name] | read
     six = {"mixing_layers": 6}

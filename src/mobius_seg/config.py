@@ -39,7 +39,6 @@ _RANGES = (
     ("text_dim", 1, 65_536),
     ("refine_expansion", 0, 16),
     ("refine_layers", 1, 64),
-    ("mask_expansion", 0, 16),
     ("box_reading", 0, 4096),
     ("box_grid", 1, 32),
 )
@@ -88,7 +87,6 @@ class ModelConfig:
             projects it anew (the baseline).
         box_steps: what a box head predicts: a step of the box's logits, or one relative to its
             size, which means the same wherever the box lies (layers.move_boxes).
-        report_place: plain cross-attention also says where each head looked, relative to the box.
         box_reading: channels that each decoder layer reads on a grid over the query's box
             (box_reading.py); 0 = it does not.
         box_grid: cells of that grid along each side.
@@ -106,8 +104,6 @@ class ModelConfig:
             ``width``; 0 = depthwise 3x3 and one pointwise convolution.
         refine_kernel: side of its depthwise convolution where ``refine_expansion`` is not 0.
         refine_layers: such refinements, one after the other.
-        mask_expansion: the same for the map of stride 4 that masks are made of, through
-            ``mask_width``.
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
         initial_scale: initial scale of the cosine class head.
         max_scale: upper clamp of that scale.
@@ -146,7 +142,6 @@ class ModelConfig:
     cross_attention: Mixing = "plain"
     share_value_projection: bool = True
     box_steps: BoxSteps = "logit"
-    report_place: bool = False
     box_reading: int = 0
     box_grid: int = 7
     box_stride: int = 8
@@ -162,7 +157,6 @@ class ModelConfig:
     refine_expansion: int = 0
     refine_kernel: int = 7
     refine_layers: int = 1
-    mask_expansion: int = 0
     prior_logit: float = -4.6
     initial_scale: float = 25.0
     max_scale: float = 50.0

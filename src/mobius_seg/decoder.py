@@ -44,7 +44,6 @@ class Memory(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.value = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width) if self.plain else None
-        self.places = config.report_place
         self.box_stride = config.box_stride
         self.box_map = (
             nn.Conv2d(config.width, config.box_reading, 1) if config.box_reading else None
@@ -64,11 +63,7 @@ class Memory(nn.Module):
         centers = torch.cat([grid_centers(h, w, tokens) for h, w in shapes])
         position = sine_position(centers, tokens.shape[2]).to(tokens.dtype)
         key = split_heads(self.key(normed + position), self.heads)
-        value = split_heads(value, self.heads)
-        if self.places:
-            place = centers.to(value.dtype).expand(*value.shape[:2], -1, -1)
-            value = torch.cat([value, place], -1)
-        return ProjectedMemory(shapes, key, value, None, box_map)
+        return ProjectedMemory(shapes, key, split_heads(value, self.heads), None, box_map)
 
 
 class ProjectedMemory:
@@ -156,7 +151,6 @@ class DecoderLayer(nn.Module):
             self.cross_query = nn.Linear(width, width)
             self.cross_out = nn.Linear(width, width)
             self.box_bias = BoxBias(config.heads)
-        self.place = nn.Linear(2 * config.heads, width) if config.report_place else None
         self.box_reader = BoxReader(config) if config.box_reading else None
         self.feed_forward = FeedForward(width, config.decoder_ffn)
 
@@ -187,23 +181,12 @@ class DecoderLayer(nn.Module):
             attended = F.scaled_dot_product_attention(
                 query, memory.key, memory.value, attn_mask=bias
             )
-            if self.place is None:
-                read = self.cross_out(merge_heads(attended))
-            else:
-                read = self.cross_out(merge_heads(attended[..., :-2]))
-                read = read + self.place(_place(attended[..., -2:], boxes_BQ4))
+            read = self.cross_out(merge_heads(attended))
         if self.box_reader is not None:
             assert memory.box_map is not None
             read = read + self.box_reader(memory.box_map, boxes_BQ4)
         out: Tensor = self.feed_forward(query_BQC + read)
         return out
-
-
-def _place(looked_BhQ2: Tensor, boxes_BQ4: Tensor) -> Tensor:
-    """Where each head looked on average, in half sides from the box's centre: [B, Q, heads * 2]."""
-    center, side = boxes_BQ4[:, None, :, :2], boxes_BQ4[:, None, :, 2:].clamp(min=1e-3)
-    offset = ((looked_BhQ2 - center) * 2 / side).clamp(-4, 4)
-    return offset.transpose(1, 2).flatten(2).to(looked_BhQ2.dtype)
 
 
 class Decoder(nn.Module):

@@ -78,11 +78,7 @@ class PixelDecoder(nn.Module):
         )
         self.refine = nn.ModuleDict({str(s): _refinement(config) for s in self.strides})
         self.to_mask = nn.Conv2d(width, config.mask_width, 1)
-        self.refine4 = (
-            WideRefinement(config.mask_width, config.refine_kernel, config.mask_expansion)
-            if config.mask_expansion
-            else SeparableRefinement(config.mask_width)
-        )
+        self.refine4 = SeparableRefinement(config.mask_width)
         self.mask_features = nn.Conv2d(config.mask_width, config.mask_width, 1)
 
     def forward(

@@ -133,8 +133,6 @@ def layer_terms(config: ModelConfig, work: Workload, queries: int) -> dict[str, 
     else:
         keys = sum(_tokens(work, s) for s in config.memory_strides)
         reading = q * c * c + 2 * q * keys * c + _box_bias(config, work, q)
-        if config.report_place:  # x and y beside each head's values, then a linear map
-            reading += 2 * q * keys * config.heads + 2 * q * config.heads * c
     terms["cross_attention.attention"] = reading
     terms["cross_attention.output"] = q * c * c
     if config.box_reading:
@@ -189,7 +187,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         "fuse": _fusion(config, fused, work.text_tokens),
         "mix": config.mixing_layers * layer,
         "scatter": sum(_refinement(config, n) for n in levels.values()),
-        "mask_features": levels[8] * c * m + _fine(config, finest) + finest * m * m,
+        "mask_features": levels[8] * c * m + _separable(finest, m) + finest * m * m,
     }
 
 
@@ -282,14 +280,6 @@ def _refinement(config: ModelConfig, tokens: int) -> int:
     if config.refine_expansion == 0:
         one = _separable(tokens, c)
     return config.refine_layers * one
-
-
-def _fine(config: ModelConfig, tokens: int) -> int:
-    """The refinement of stride 4."""
-    m = config.mask_width
-    if config.mask_expansion == 0:
-        return _separable(tokens, m)
-    return tokens * (config.refine_kernel**2 * m + 2 * config.mask_expansion * m * m)
 
 
 def _separable(count: int, channels: int) -> int:
