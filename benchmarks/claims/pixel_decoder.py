@@ -24,6 +24,8 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
   were mixed, in place of strides 8 and 16;
 * ``...-relative``: heads predict steps relative to the box in place of steps of its logits;
 * ``...-read``: these, and each decoder layer reads a grid over its queries' boxes;
+* ``...-masks``: masks are made of a full 3x3 convolution at stride 4, as in ``multiscale``, its
+  steps relative to the box; with ``-read`` the grid too, with ``-64`` of 64 channels (and grid);
 * ``...-crop``: these, and masks are compared within the enlarged boxes;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
@@ -96,6 +98,12 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
     for name in (BASELINE, "s32", "s16-deformable-open", "s16-deformable-wide-2"):
         changes[f"{name}-relative"] = changes[name] | steps
         changes[f"{name}-read"] = changes[name] | read
+    full = {"mask_conv": base.width}
+    changes["s32-masks"] = changes["s32-relative"] | full
+    changes["s32-masks-64"] = changes["s32-read"] | {"mask_conv": 64}
+    changes["s32-masks-read"] = changes["s32-read"] | full
+    changes["s16-masks"] = changes["s16-deformable-open-relative"] | full
+    changes["s16-masks-read"] = changes["s16-deformable-open-read"] | full
     for name in (BASELINE, "s32"):
         changes[f"{name}-crop"] = changes[name] | read
     six = {"mixing_layers": 6}

@@ -39,6 +39,7 @@ _RANGES = (
     ("text_dim", 1, 65_536),
     ("refine_expansion", 0, 16),
     ("refine_layers", 1, 64),
+    ("mask_conv", 0, 4096),
     ("box_reading", 0, 4096),
     ("box_grid", 1, 32),
 )
@@ -104,6 +105,9 @@ class ModelConfig:
             ``width``; 0 = depthwise 3x3 and one pointwise convolution.
         refine_kernel: side of its depthwise convolution where ``refine_expansion`` is not 0.
         refine_layers: such refinements, one after the other.
+        mask_conv: channels of a full 3x3 convolution at stride 4 that masks are made of, the last
+            step of a feature pyramid as in the baseline; 0 = a depthwise-separable one of
+            ``mask_width`` channels, which costs little and finds less (docs/experiments.md).
         prior_logit: initial bias of the class head (focal prior, Lin et al. 2017).
         initial_scale: initial scale of the cosine class head.
         max_scale: upper clamp of that scale.
@@ -157,6 +161,7 @@ class ModelConfig:
     refine_expansion: int = 0
     refine_kernel: int = 7
     refine_layers: int = 1
+    mask_conv: int = 0
     prior_logit: float = -4.6
     initial_scale: float = 25.0
     max_scale: float = 50.0

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_GROUPS = 32
+
 
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them.
@@ -58,6 +60,26 @@ class ConvNorm(nn.Sequential):
         if activation:
             parts.append(nn.ReLU())
         super().__init__(*parts)
+
+
+class ConvGroup(nn.Sequential):
+    """Convolution and group norm, as in the systems that the baseline stands for.
+
+    Args:
+        in_channels: input channels.
+        out_channels: output channels; groups hold four of them or more.
+        kernel: odd kernel size, "same" padding.
+        stride: spatial stride.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1
+    ) -> None:
+        """See the class."""
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2),
+            nn.GroupNorm(math.gcd(_GROUPS, out_channels // 4), out_channels),
+        )
 
 
 class SeparableRefinement(nn.Module):

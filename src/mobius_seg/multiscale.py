@@ -6,8 +6,6 @@ It takes the same arguments and gives the same output as the bottleneck's pixel 
 field of the configuration changes one for the other.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 from mobius_seg.config import ModelConfig
 from mobius_seg.fusion import fuse_levels, text_fusion
 from mobius_seg.layers import (
+    ConvGroup,
     DeformableAttention,
     FeedForward,
     flatten_map,
@@ -28,8 +27,6 @@ from mobius_seg.pixel_decoder import (
     level_strides,
     resize_like,
 )
-
-_GROUPS = 32
 
 
 class MultiscalePixelDecoder(nn.Module):
@@ -139,23 +136,3 @@ class MultiscaleMixing(nn.Module):
         read = self.attention(normed + position_BNC, reference, values)
         out: Tensor = self.feed_forward(tokens_BNC + read)
         return out
-
-
-class ConvGroup(nn.Sequential):
-    """Convolution and group norm, as in the systems that the baseline stands for.
-
-    Args:
-        in_channels: input channels.
-        out_channels: output channels; groups hold four of them or more.
-        kernel: odd kernel size, "same" padding.
-        stride: spatial stride.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1
-    ) -> None:
-        """See the class."""
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2),
-            nn.GroupNorm(math.gcd(_GROUPS, out_channels // 4), out_channels),
-        )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mobius_seg.config import ModelConfig
 from mobius_seg.fusion import fuse_levels, text_fusion
 from mobius_seg.layers import (
+    ConvGroup,
     ConvNorm,
     DeformableAttention,
     FeedForward,
@@ -77,9 +78,12 @@ class PixelDecoder(nn.Module):
             }
         )
         self.refine = nn.ModuleDict({str(s): _refinement(config) for s in self.strides})
-        self.to_mask = nn.Conv2d(width, config.mask_width, 1)
-        self.refine4 = SeparableRefinement(config.mask_width)
-        self.mask_features = nn.Conv2d(config.mask_width, config.mask_width, 1)
+        light = config.mask_conv == 0
+        self.to_mask = nn.Conv2d(width, config.mask_width, 1) if light else None
+        self.refine4 = SeparableRefinement(config.mask_width) if light else None
+        self.pyramid = None if light else PyramidStep(config, channels[0])
+        last = config.mask_conv or config.mask_width
+        self.mask_features = nn.Conv2d(last, config.mask_width, 1)
 
     def forward(
         self, maps: list[Tensor], text_BTC: Tensor, text_mask_BT: Tensor | None
@@ -108,9 +112,13 @@ class PixelDecoder(nn.Module):
             tokens = layer(tokens, position, centers, laterals)
         mixed = tokens.transpose(1, 2).reshape(bottleneck.shape)
         scattered = self._scatter(mixed, laterals)
-        detail = resize_like(self.to_mask(scattered[8]), lateral4) + lateral4
-        mask_features = self.mask_features(self.refine4(detail))
-        return PixelDecoderOutput(scattered, mask_features, text_BTC[:, 1:])
+        if self.pyramid is not None:
+            detail = self.pyramid(maps[0], scattered[8])
+        else:
+            assert self.to_mask is not None
+            assert self.refine4 is not None
+            detail = self.refine4(resize_like(self.to_mask(scattered[8]), lateral4) + lateral4)
+        return PixelDecoderOutput(scattered, self.mask_features(detail), text_BTC[:, 1:])
 
     def _scatter(self, mixed: Tensor, laterals: dict[int, Tensor]) -> dict[int, Tensor]:
         """Gated residual at and above the bottleneck's stride, then down to stride 8."""
@@ -124,6 +132,29 @@ class PixelDecoder(nn.Module):
                 incoming = resize_like(scattered[stride * 2], lateral)
             scattered[stride] = self.refine[str(stride)](lateral + incoming)
         return scattered
+
+
+class PyramidStep(nn.Module):
+    """One step of a feature pyramid to stride 4 (FPN, Lin et al. 2017), as the baseline has it.
+
+    Args:
+        config: widths.
+        channels: of the backbone's map at stride 4.
+    """
+
+    def __init__(self, config: ModelConfig, channels: int) -> None:
+        """See the class."""
+        super().__init__()
+        inner = config.mask_conv
+        self.fine = ConvGroup(channels, inner)
+        self.coarse = ConvGroup(config.width, inner) if inner != config.width else None
+        self.out = ConvGroup(inner, inner, 3)
+
+    def forward(self, fine_BChw: Tensor, coarse_BCHW: Tensor) -> Tensor:
+        """The backbone's map at stride 4 and the map at stride 8 -> [B, mask_conv, H/4, W/4]."""
+        fine = self.fine(fine_BChw)
+        coarse = coarse_BCHW if self.coarse is None else self.coarse(coarse_BCHW)
+        return F.relu(self.out(fine + resize_like(coarse, fine)))
 
 
 def _refinement(config: ModelConfig) -> nn.Module:

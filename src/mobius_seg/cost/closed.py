@@ -187,7 +187,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         "fuse": _fusion(config, fused, work.text_tokens),
         "mix": config.mixing_layers * layer,
         "scatter": sum(_refinement(config, n) for n in levels.values()),
-        "mask_features": levels[8] * c * m + _separable(finest, m) + finest * m * m,
+        "mask_features": _mask_features(config, channels[0], levels[8], finest),
     }
 
 
@@ -280,6 +280,15 @@ def _refinement(config: ModelConfig, tokens: int) -> int:
     if config.refine_expansion == 0:
         one = _separable(tokens, c)
     return config.refine_layers * one
+
+
+def _mask_features(config: ModelConfig, channels: int, coarse: int, fine: int) -> int:
+    """From strides 8 and 4 to the features of masks."""
+    c, m, inner = config.width, config.mask_width, config.mask_conv
+    if not inner:
+        return coarse * c * m + _separable(fine, m) + fine * m * m
+    down = coarse * c * inner if inner != c else 0
+    return down + fine * (channels * inner + 9 * inner * inner + inner * m)
 
 
 def _separable(count: int, channels: int) -> int:

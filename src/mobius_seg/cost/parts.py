@@ -35,6 +35,7 @@ _PARTS = {
     "pixel_decoder.refine": f"{PIXELS}.scatter",
     "pixel_decoder.to_mask": f"{PIXELS}.mask_features",
     "pixel_decoder.refine4": f"{PIXELS}.mask_features",
+    "pixel_decoder.pyramid": f"{PIXELS}.mask_features",
     "pixel_decoder.pyramid_in": f"{PIXELS}.mask_features",
     "pixel_decoder.pyramid_out": f"{PIXELS}.mask_features",
     "pixel_decoder.mask_features": f"{PIXELS}.mask_features",
