@@ -1,16 +1,20 @@
 """``mobius-seg export``: write the folder, compare it with the network, say what came of it."""
 
 import argparse
+import importlib.util
 from typing import TYPE_CHECKING
 
 from mobius_seg.errors import InputError
 from mobius_seg.export.request import ExportRequest, open_source
+from mobius_seg.segment_files import make_folder
 from mobius_seg.terminal import make_console, print_warning
 
 if TYPE_CHECKING:
     from mobius_seg.export.spec import ExportSpec
 
 BAR_MISSED = 1
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_PACKAGES = {"onnx": _ONNX, "openvino": (*_ONNX, "openvino")}
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -42,6 +46,8 @@ def run_export(options: argparse.Namespace) -> int:
     source = open_source(request.model, request.seed)
     if source.random:
         print_warning(f"{request.model} has no weights: it is exported with random ones")
+    make_folder(request.out)
+    _check_packages(request.runtime)
     from mobius_seg.export.write import export_model
 
     spec, graphs = export_model(request, source)
@@ -62,6 +68,17 @@ def run_export(options: argparse.Namespace) -> int:
     print_parity(report)
     print(f"wrote {write_parity(request.out, report)}")
     return 0 if report["passed"] else BAR_MISSED
+
+
+def _check_packages(runtime: str) -> None:
+    """What the export needs is there before it begins.
+
+    Raises:
+        ModuleNotFoundError: it is not; the command line says which extra brings it.
+    """
+    for name in _PACKAGES[runtime]:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

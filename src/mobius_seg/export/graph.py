@@ -81,8 +81,8 @@ class ExportGraph(nn.Module):
         self.columns = prompt.pooled_BKD.shape[1]
         with torch.no_grad():
             tokens_BTC, _ = self.network.text_tokens(prompt)
-            fusion = self.network.pixel_decoder.fuse
-            self.network.pixel_decoder.fuse = BakedFusion(fusion, tokens_BTC)
+            pixels = self.network.pixel_decoder
+            pixels.add_module("fuse", BakedFusion(pixels.fuse, tokens_BTC))
         self.register_buffer("tokens", tokens_BTC.detach().clone())
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> Found:
@@ -108,8 +108,8 @@ class ExportGraph(nn.Module):
         scores_BQK = with_quality(scores_BQK, out.quality_logits_BQ)
         features_BMhw = encoded.mask_features_BMhw
         masks_BQN = torch.matmul(out.mask_embed_BQM, features_BMhw.flatten(2))
-        height, width = features_BMhw.shape[2:]
-        masks_BQhw = masks_BQN.unflatten(2, (height, width))
+        batch, queries = masks_BQN.shape[:2]
+        masks_BQhw = masks_BQN.reshape(batch, queries, *features_BMhw.shape[2:])
         return scores_BQK, objectness_BQ, out.boxes_BQ4, masks_BQhw
 
     def _encode(self, image: Tensor, text: Tensor | None) -> Encoded:
@@ -185,7 +185,7 @@ def program_shapes(
     if dynamic_size:
         image[2] = 32 * torch.export.Dim("rows", min=1, max=256)
         image[3] = 32 * torch.export.Dim("columns", min=1, max=256)
-    names = {0: torch.export.Dim("names", min=1, max=65536)}
+    names: dict[int, object] = {0: torch.export.Dim("names", min=1, max=65536)}
     return {IMAGE: image, TEXT: names} if graph.dynamic else {IMAGE: image}
 
 

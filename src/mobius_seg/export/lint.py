@@ -20,7 +20,10 @@ from mobius_seg.static_points import static_points
 from mobius_seg.types import TextPrompt
 
 _NAMES = 3  # of the example prompt
-_PASSIVE = ("getitem", "sym_size", "mul", "add", "sub", "floordiv", "mod", "eq", "ge", "le")
+# Arithmetic on sizes, and checks that every exporter drops.
+_SIZES = ("getitem", "mul", "add", "sub", "floordiv", "mod", "eq", "ge", "le", "sym_size.int")
+_CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "sym_min", "sym_max")
+_PASSIVE = frozenset({*_SIZES, *_CHECKS})
 
 
 @dataclass(frozen=True, kw_only=True)

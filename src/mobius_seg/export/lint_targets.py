@@ -11,16 +11,15 @@ MAX_RANK = 5
 """Highest rank of a tensor that converters for phones take."""
 
 _PHONE = (
-    "_log_softmax _softmax _to_copy abs add.Tensor add.Scalar addmm alias amax any.dim arange"
-    " arange.start_step avg_pool2d bmm cat clamp clone convolution cos detach_ div.Tensor"
-    " div.Scalar exp expand eq.Scalar full full_like gather ge.Scalar gt.Scalar hardtanh le.Scalar"
-    " lift_fresh_copy linear log log2 log_sigmoid_forward logical_and logical_not logical_or"
-    " lt.Scalar matmul maximum mean.dim minimum mm mul.Scalar mul.Tensor native_layer_norm neg permute"
-    " pow.Scalar pow.Tensor_Scalar reciprocal relu repeat rsqrt scalar_tensor select.int sigmoid"
-    " sign sin slice.Tensor split_with_sizes sqrt squeeze.dims squeeze.dim sub.Tensor sub.Scalar"
-    " sum.dim_IntList topk unsqueeze upsample_bilinear2d.vec view where.self hardswish hardsigmoid"
-    " linalg_vector_norm _native_batch_norm_legit_no_training max_pool2d_with_indices"
-    " scaled_dot_product_attention _unsafe_view max.dim"
+    "_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view abs add.Scalar"
+    " add.Tensor addmm alias amax any.dim arange arange.start_step avg_pool2d bmm cat clamp"
+    " clone convolution cos div.Scalar div.Tensor exp expand full full_like gather hardtanh"
+    " lift_fresh_copy linalg_vector_norm linear log log1p log2 matmul max.dim"
+    " max_pool2d_with_indices maximum mean.dim minimum mm mul.Scalar mul.Tensor"
+    " native_layer_norm neg permute pow.Scalar pow.Tensor_Scalar reciprocal relu repeat rsqrt"
+    " scalar_tensor select.int sigmoid sign sin slice.Tensor split_with_sizes sqrt squeeze.dim"
+    " squeeze.dims sub.Scalar sub.Tensor sum.dim_IntList topk unsqueeze upsample_bilinear2d.vec"
+    " view where.self"
 )
 PHONE = frozenset(_PHONE.split())
 SAMPLING = frozenset({"grid_sampler_2d"})

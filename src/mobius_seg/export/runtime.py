@@ -267,12 +267,13 @@ class ExportedModel:
                 f"model {self.config.name!r} reads vectors of {self.config.text_encoder!r}, not of"
                 f" {encoder.identity!r}"
             )
-        cached = isinstance(encoder, CachedEncoder)
-        vectors = encoder.pooled(texts) if cached else encoder.encode(texts).pooled_KD
-        found: Array = vectors.numpy()
-        return found
+        if isinstance(encoder, CachedEncoder):
+            return encoder.pooled(texts).numpy()
+        return encoder.encode(texts).pooled_KD.numpy()
 
-    def _run_graph(self, graph: GraphFile, image_B3HW: Array, text_KD: Array | None) -> Any:
+    def _run_graph(
+        self, graph: GraphFile, image_B3HW: Array, text_KD: Array | None
+    ) -> dict[str, Array]:
         """A batch; one picture a call where the graph takes no more."""
         session = self._sessions[graph.vocabulary]
         if self.spec.batch is None or len(image_B3HW) == self.spec.batch:

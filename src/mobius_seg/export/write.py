@@ -65,7 +65,7 @@ def export_model(
     side = source.config.input_size // 32 * 32
     size = request.size or (side, side)
     with staged(request.out) as folder:
-        files = []
+        files: list[GraphFile] = []
         for vocabulary, graph in graphs.items():
             stem = "model" if not files else f"model_{vocabulary}"
             files.append(_describe(request, graph, vocabulary, stem, size, schedule))
