@@ -52,7 +52,7 @@ def test_the_folder_is_complete(both: Path) -> None:
         assert facts["model"] == "mobius-test"
         assert facts["operating_point"] == "balanced"
         assert not [node for node in model.graph.node if node.domain not in ("", "ai.onnx")]
-    assert not list(both.parent.glob(".export-*"))
+    assert not list(both.glob(".export-*"))
 
 
 def test_the_graphs_say_what_the_network_says(both: Path) -> None:

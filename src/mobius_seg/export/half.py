@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mobius_seg.errors import InputError
+
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
 """Metadata property in which torch's exporter names the modules that a node comes from."""
 _OPERATORS = (
@@ -37,7 +39,7 @@ def to_half(model: Any) -> Any:
         The model, changed in place.
 
     Raises:
-        ValueError: a weight does not fit into float16.
+        InputError: a weight does not fit into float16.
     """
     import onnx
 
@@ -122,7 +124,9 @@ def _halve(tensor: Any, only: bool) -> Any:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0.0))
     if largest > _LARGEST:
-        raise ValueError(f"weight {tensor.name} reaches {largest}, beyond float16")
+        raise InputError(
+            f"weight {tensor.name} reaches {largest:g}, beyond float16; export with fp32"
+        )
     name = tensor.name if only else f"{tensor.name}_as_half"
     return numpy_helper.from_array(values.astype(np.float16), name)
 

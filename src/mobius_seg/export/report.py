@@ -20,13 +20,11 @@ from mobius_seg.export.parity import (
 from mobius_seg.export.runtime import ExportedModel
 from mobius_seg.export.session import Array, Session, open_session
 from mobius_seg.export.session_torch import TorchSession
-from mobius_seg.export.spec import ExportSpec
+from mobius_seg.export.spec import PARITY_FILE, ExportSpec
 from mobius_seg.files import write_text
 from mobius_seg.terminal import make_console
 from mobius_seg.text_cache import BUNDLED_NAMES, read_names
 from mobius_seg.text_features import TextEncoder
-
-PARITY_FILE = "parity.json"
 
 
 def measure_parity(

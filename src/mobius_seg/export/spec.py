@@ -13,7 +13,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.posthoc import StageMap
 
-SPEC_FILE = "model.json"
+SPEC_FILE, PARITY_FILE = "model.json", "parity.json"
 FORMAT = 1
 LICENCE = "Apache-2.0"
 IMAGE, TEXT = "image", "text"

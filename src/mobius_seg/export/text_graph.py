@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mobius_seg.errors import InputError
 from mobius_seg.export.onnx_file import onnx_model, save_onnx
 from mobius_seg.export.session import Array
-from mobius_seg.text import MINILM_IDENTITY, MINILM_MAX_TOKENS, packaged_minilm
+from mobius_seg.text import MINILM_IDENTITY, MINILM_MAX_TOKENS, load_transformer, packaged_minilm
 
 TEXT_FILE, TOKENIZER_FILE = "text_encoder.onnx", "tokenizer.json"
 TEXT_INPUTS, TEXT_OUTPUT = ("input_ids", "attention_mask"), "text"
@@ -40,32 +40,42 @@ class PooledText(nn.Module):
         return F.normalize(mean_KD, dim=-1)
 
 
-def write_text_encoder(folder: Path, identity: str) -> dict[str, Any]:
-    """Write both files.
+def check_encoder(identity: str) -> None:
+    """See that an encoder can be exported.
 
     Args:
-        folder: to write them into.
-        identity: of the encoder that the model was trained with.
-
-    Returns:
-        What ``model.json`` says about them.
+        identity: of the encoder that a model was trained with.
 
     Raises:
-        InputError: it is another encoder than the packaged MiniLM.
+        InputError: it is another one than the packaged MiniLM.
     """
     if identity != MINILM_IDENTITY:
         raise InputError(
-            f"the text encoder {identity!r} cannot be exported; allowed: {MINILM_IDENTITY}"
+            f"the text encoder {identity!r} cannot be exported (allowed: {MINILM_IDENTITY}); give"
+            " --names"
         )
+
+
+def write_text_encoder(folder: Path) -> dict[str, Any]:
+    """Write both files of MiniLM.
+
+    Args:
+        folder: to write them into.
+
+    Returns:
+        What ``model.json`` says about them.
+    """
     source = packaged_minilm()
-    module = PooledText(_load(source)).eval()
+    _, network = load_transformer("AutoModel", source)
+    network.config._attn_implementation = "eager"  # written out, no fused operator
+    module = PooledText(network.float()).eval()
     ids = torch.tensor([[101, 2452, 3899, 102], [101, 5835, 102, 0]])
     shape = {0: torch.export.Dim("names", min=1, max=65536)}
     shape[1] = torch.export.Dim("subwords", min=3, max=MINILM_MAX_TOKENS)
     shapes = dict.fromkeys(TEXT_INPUTS, shape)
     inputs = (ids, (ids > 0).long())
     model = onnx_model(module, inputs, list(TEXT_INPUTS), [TEXT_OUTPUT], shapes)
-    facts = {"text_encoder": identity, "licence": "Apache-2.0"}
+    facts = {"text_encoder": MINILM_IDENTITY, "licence": "Apache-2.0"}
     save_onnx(model, folder / TEXT_FILE, facts)
     tokenizer = load_tokenizer(source / TOKENIZER_FILE)
     tokenizer.no_padding()
@@ -108,12 +118,3 @@ def load_tokenizer(file: Path) -> Any:
     """A tokenizer of the package tokenizers, which transformers brings."""
     tokenizers: Any = importlib.import_module("tokenizers")
     return tokenizers.Tokenizer.from_file(str(file))
-
-
-def _load(folder: Path) -> Any:
-    """The network, its attention written out."""
-    from mobius_seg.torchvision_shim import ensure_torchvision_ops
-
-    ensure_torchvision_ops()
-    transformers: Any = importlib.import_module("transformers")
-    return transformers.AutoModel.from_pretrained(str(folder), attn_implementation="eager").float()

@@ -22,12 +22,18 @@ from mobius_seg.export.schedule import Schedule, find_schedule
 from mobius_seg.export.spec import (
     IMAGE,
     LICENCE,
+    PARITY_FILE,
     SPEC_FILE,
     TEXT,
     ExportSpec,
     GraphFile,
 )
-from mobius_seg.export.text_graph import write_text_encoder
+from mobius_seg.export.text_graph import (
+    TEXT_FILE,
+    TOKENIZER_FILE,
+    check_encoder,
+    write_text_encoder,
+)
 from mobius_seg.prompts import Prompt, build_batch
 from mobius_seg.text import default_encoder
 from mobius_seg.text_features import TextEncoder
@@ -35,6 +41,11 @@ from mobius_seg.types import TextPrompt
 from mobius_seg.version import __version__
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+OWN_FILES = (
+    *("model.onnx", "model_dynamic.onnx", "model.xml", "model.bin", "model_dynamic.xml"),
+    *("model_dynamic.bin", "model.pte", "model.tflite", TEXT_FILE, TOKENIZER_FILE, PARITY_FILE),
+)
+"""What exports write beside ``model.json``."""
 PRECISIONS_STATED = (0.5, 0.75, 0.9)
 """Precisions whose thresholds ``model.json`` states, where the calibration set reached them."""
 
@@ -57,6 +68,8 @@ def export_model(
             folder cannot be written.
     """
     schedule = find_schedule(source.config, source.points, request.operating_point)
+    if "dynamic" in request.vocabularies:
+        check_encoder(source.config.text_encoder)
     prompts = _prompts(request, source.config, text_encoder)
     graphs = {
         vocabulary: ExportGraph(source.network, schedule.policy, prompt)
@@ -73,7 +86,7 @@ def export_model(
             _write_graph(request, graph, folder / files[-1].file, size, facts)
         text = {}
         if "dynamic" in graphs:
-            text = write_text_encoder(folder, source.config.text_encoder)
+            text = write_text_encoder(folder)
         spec = _spec(request, source, schedule, tuple(files), size, text)
         (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
     return spec, graphs
@@ -81,18 +94,20 @@ def export_model(
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` whose files move there when the block succeeds, ``model.json`` last.
+    """A folder inside ``out`` whose files move there when the block succeeds, ``model.json`` last.
+
+    What an earlier export left there is removed.
 
     Raises:
         InputError: the folder cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as name:
             folder = Path(name)
             yield folder
-            (out / SPEC_FILE).unlink(missing_ok=True)
-            (out / "parity.json").unlink(missing_ok=True)
+            for old in (SPEC_FILE, *OWN_FILES):
+                (out / old).unlink(missing_ok=True)
             for file in sorted(folder.iterdir(), key=lambda file: file.name == SPEC_FILE):
                 file.replace(out / file.name)
     except OSError as error:
