@@ -12,6 +12,20 @@ QUALITY_SHARE = 0.5
 _SYNONYM = 0.8
 
 
+def log_sigmoid(logits: Tensor) -> Tensor:
+    """Logarithm of a probability from its logit.
+
+    In an exported graph it is written out: exporters make log(sigmoid(x)) of it, and the sigmoid of
+    a runtime is exact to 1e-7 or so, which is all of a small probability.
+
+    Args:
+        logits: any shape.
+    """
+    if torch.compiler.is_exporting():
+        return logits.clamp(max=0) - torch.log1p(torch.exp(-logits.abs()))
+    return F.logsigmoid(logits)
+
+
 def name_scores(
     logits_BQK: Tensor,
     object_logits_BQ: Tensor,
@@ -33,8 +47,8 @@ def name_scores(
         [B, Q, K] in 0..1; with K = 0 (or an image whose columns are all masked, see
         :func:`confidence`) there is no name to score.
     """
-    log_score = (1 - objectness_weight) * F.logsigmoid(logits_BQK)
-    log_score = log_score + objectness_weight * F.logsigmoid(object_logits_BQ)[..., None]
+    log_score = (1 - objectness_weight) * log_sigmoid(logits_BQK)
+    log_score = log_score + objectness_weight * log_sigmoid(object_logits_BQ)[..., None]
     score = log_score.exp()
     if column_mask_BK is not None:
         score = score * column_mask_BK[:, None, :]
@@ -62,8 +76,8 @@ def confidence(
         return object_logits_BQ.sigmoid()
     if column_mask_BK is not None:
         logits_BQK = logits_BQK.masked_fill(~column_mask_BK[:, None, :], float("-inf"))
-    best_BQ = F.logsigmoid(logits_BQK.amax(-1))
-    object_BQ = F.logsigmoid(object_logits_BQ)
+    best_BQ = log_sigmoid(logits_BQK.amax(-1))
+    object_BQ = log_sigmoid(object_logits_BQ)
     named_BQ = ((1 - objectness_weight) * best_BQ + objectness_weight * object_BQ).exp()
     if column_mask_BK is None:
         return named_BQ
@@ -85,7 +99,7 @@ def with_quality(score: Tensor, quality_logits_BQ: Tensor | None) -> Tensor:
     """
     if quality_logits_BQ is None:
         return score
-    factor = (QUALITY_SHARE * F.logsigmoid(quality_logits_BQ)).exp()
+    factor = (QUALITY_SHARE * log_sigmoid(quality_logits_BQ)).exp()
     shape = (*factor.shape, *[1] * (score.ndim - factor.ndim))
     return score ** (1 - QUALITY_SHARE) * factor.reshape(shape)
 

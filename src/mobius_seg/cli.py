@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mobius_seg.cli_options import build_parser, train_config
 from mobius_seg.errors import InputError
@@ -31,6 +31,10 @@ _EXTRAS = {
     "accelerate": "train",
     "cv2": "train",
     "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
     "resvg_py": "train",
     "scipy": "train",
     "tensorboard": "train",
@@ -205,8 +209,13 @@ def _load(options: argparse.Namespace) -> "Predictor":
     """The model of ``--model`` on ``--device``, with ``--threads`` set."""
     import torch
 
+    from mobius_seg.export.spec import is_exported
     from mobius_seg.predictor import load
 
+    if is_exported(options.model):
+        from mobius_seg.export.runtime import open_for_commands
+
+        return cast("Predictor", open_for_commands(options))  # it answers the same calls
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     return load(options.model, options.device)
@@ -345,6 +354,18 @@ def _tune_pruning(options: argparse.Namespace) -> int:
     return run_tune(options)
 
 
+def _export(options: argparse.Namespace) -> int:
+    from mobius_seg.export.command import run_export
+
+    return run_export(options)
+
+
+def _lint_export(options: argparse.Namespace) -> int:
+    from mobius_seg.export.lint_command import run_lint
+
+    return run_lint(options)
+
+
 def _print_metrics(metrics: dict[str, Any]) -> None:
     """A table of the figures, and the conditions below it."""
     from rich.table import Table
@@ -372,4 +393,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _eval,
     "calibrate": _calibrate,
     "tune-pruning": _tune_pruning,
+    "export": _export,
+    "lint-export": _lint_export,
 }

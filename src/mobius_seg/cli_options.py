@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from mobius_seg.errors import InputError
+from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
 from mobius_seg.train.settings import TrainConfig
 
@@ -87,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_calibrate(commands)
     _add_tune_pruning(commands)
+    add_export(partial(_add, commands), _option, DEFAULT_MODEL)
+    add_lint(partial(_add, commands))
     return parser
 
 

@@ -55,7 +55,8 @@ class CosineClassifier(nn.Module):
         """
         cosine_BNK = _matmul(self.vectors(x_BNC, names_BNC), text_BKC.transpose(1, 2))
         object_BNC = F.normalize(self.object_embed(x_BNC), dim=-1)
-        object_BN = _matmul(object_BNC, F.normalize(object_C, dim=-1))
+        # As a column: converters fuse products of matrices, and stumble over one with a vector.
+        object_BN = _matmul(object_BNC, F.normalize(object_C, dim=-1)[:, None])[..., 0]
         object_scale = self._clamped(self.object_log_scale)
         return self.scale() * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
 

@@ -1,19 +1,20 @@
 """One picture on its way from the caller to the network and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.imageio import load_image
 from mobius_seg.instances import Instances
 from mobius_seg.planner import Shape
-from mobius_seg.postprocess import distinct_masks, select
-from mobius_seg.preprocess import Frame, make_frame, resize
+from mobius_seg.postprocess import QueryMasks, Selection, choose, distinct, query_scores
+from mobius_seg.preprocess import Frame, make_fixed_frame, make_frame, resize
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput
 from mobius_seg.pruning import StageMaps
@@ -63,12 +64,26 @@ class Job:
     pixels: NDArray[np.uint8]
 
 
-def read_job(source: Any, index: int, prompt: Prompt, size: int, where: str | None) -> Job:
-    """Read and resize a picture; only the resized pixels are kept."""
+def read_job(
+    source: Any, index: int, prompt: Prompt, size: int | tuple[int, int], where: str | None
+) -> Job:
+    """Read and resize a picture; only the resized pixels are kept.
+
+    Args:
+        source: what the caller gave.
+        index: its place.
+        prompt: what is asked for in it.
+        size: longest side in pixels, or height and width of an input that fits every picture.
+        where: what error messages call it.
+    """
     if where is not None and isinstance(source, str | Path):
         where = f"{where} ({source})"
     image = load_image(source, where)
-    frame = make_frame(image.shape[0], image.shape[1], size)
+    height, width = image.shape[:2]
+    if isinstance(size, tuple):
+        frame = make_fixed_frame(height, width, size)
+    else:
+        frame = make_frame(height, width, size)
     pixels = resize(image, frame)
     return Job(index=index, source=source, prompt=prompt, frame=frame, pixels=pixels)
 
@@ -85,24 +100,58 @@ def read_instances(
         limits: what is returned.
         shape: of the network's input.
     """
-    output, columns = pruned.output, len(job.prompt.texts)
-    chosen = select(
-        output,
-        0,
-        columns,
-        config.objectness_weight,
-        limits.threshold,
-        maps=limits.maps,
-        names_each=limits.names_each,
+    output = pruned.output
+    columns, alpha = len(job.prompt.texts), config.objectness_weight
+    scores_QK = query_scores(output, 0, columns, alpha)
+    masks, stage = QueryMasks.of(output, 0), len(output.layers) - 1
+    found, computed = build_instances(config, scores_QK, masks, job, limits, stage)
+    receipt = Receipt(
+        config=config,
+        input_hw=shape[:2],
+        columns=shape[2],
+        tokens=shape[3],
+        queries=pruned.queries,
+        masks=computed,
     )
-    mask_of, computed = distinct_masks(
-        output,
+    return replace(found, receipt=receipt)
+
+
+def build_instances(
+    config: ModelConfig,
+    scores_QK: Tensor,
+    masks: QueryMasks,
+    job: Job,
+    limits: Limits,
+    stage: int,
+) -> tuple[Instances, int]:
+    """Instances of one picture from what any runtime said about it.
+
+    Args:
+        config: of the network.
+        scores_QK: of each column of the job's prompt (one where it has none), before any map.
+        masks: of the same queries.
+        job: the picture.
+        limits: what is returned.
+        stage: that the scores are of, for the maps.
+
+    Returns:
+        The instances, without a receipt, and how many masks were computed.
+    """
+    each, maps = limits.names_each, limits.maps
+    chosen = choose(scores_QK, limits.threshold, None, maps, stage, each)
+    mask_of, computed = distinct(
+        masks,
         chosen.shown(),
         job.frame,
         nms_iou=config.nms_iou if limits.nms_iou is None else limits.nms_iou,
         margin=config.mask_margin,
         most=limits.max_instances,
     )
+    return _instances(job, chosen, mask_of), computed
+
+
+def _instances(job: Job, chosen: Selection, mask_of: dict[int, dict[str, Any]]) -> Instances:
+    """What was chosen and has a mask, under the names as they were given."""
     kept = [i for i, query in enumerate(chosen.queries_N.tolist()) if query in mask_of]
     rles = [mask_of[query] for query in chosen.queries_N[kept].tolist()]
     column_N = chosen.columns_N[kept].tolist()
@@ -116,14 +165,6 @@ def read_instances(
         name_ids=np.array([positions[column] for column in column_N], np.int64),
         instance_ids=_numbered(chosen.queries_N[kept].tolist()),
         source=job.source,
-        receipt=Receipt(
-            config=config,
-            input_hw=shape[:2],
-            columns=shape[2],
-            tokens=shape[3],
-            queries=pruned.queries,
-            masks=computed,
-        ),
     )
 
 

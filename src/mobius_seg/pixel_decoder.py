@@ -182,8 +182,11 @@ def resize_like(x_BCHW: Tensor, like: Tensor) -> Tensor:
 
 def resample(x_BCHW: Tensor, like: Tensor) -> Tensor:
     """Average pooling to a coarser map, bilinear to a finer one."""
-    if x_BCHW.shape[2] > like.shape[2] or x_BCHW.shape[3] > like.shape[3]:
-        return F.adaptive_avg_pool2d(x_BCHW, (like.shape[2], like.shape[3]))
+    (height, width), (low, narrow) = x_BCHW.shape[2:], like.shape[2:]
+    if height > low or width > narrow:
+        if height % low == 0 and width % narrow == 0:  # the same, and what converters know
+            return F.avg_pool2d(x_BCHW, (height // low, width // narrow))
+        return F.adaptive_avg_pool2d(x_BCHW, (low, narrow))
     return resize_like(x_BCHW, like)
 
 

@@ -10,6 +10,7 @@ only the rows and columns between an instance's outermost positive logits are co
 a time: memory stays bounded whatever the picture's size and the number of instances.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from mobius_seg.calibration import name_scores, with_quality
 from mobius_seg.preprocess import Frame
 from mobius_seg.pruning import StageMaps
+from mobius_seg.run_lengths import edges_to_rle, run_edges
 from mobius_seg.types import ModelOutput
 
 MASK_STRIDE = 4
@@ -74,22 +76,55 @@ def select(
         maps: give scores their calibrated values; the order stays that of the scores themselves.
         names_each: best names that a kept query comes under, as far as they reach the threshold.
     """
+    scores_QK = query_scores(output, index, columns, objectness_weight)
+    stage = len(output.layers) - 1
+    return choose(scores_QK, threshold, max_instances, maps, stage, names_each)
+
+
+def query_scores(output: ModelOutput, index: int, columns: int, objectness_weight: float) -> Tensor:
+    """Score of each name for each query of one image, before any map: [Q, K].
+
+    Args:
+        output: of the network.
+        index: of the image in the batch.
+        columns: K, how many columns of the prompt are this image's; without any the scores are
+            those of the object column, [Q, 1].
+        objectness_weight: alpha of :func:`mobius_seg.calibration.name_scores`.
+    """
     layer = output.layers[-1]
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
+    scores_1QK = object_logits_1Q.sigmoid()[..., None]
     if columns:
         logits_1QK = layer.logits_BQK[index : index + 1, :, :columns].float()
-        scores_QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)[0]
-        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, columns))
-    else:
-        best_Qn = object_logits_1Q[0].sigmoid()[:, None]
-        column_Qn = torch.zeros_like(best_Qn, dtype=torch.int64)
+        scores_1QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)
     quality_BQ = layer.quality_logits_BQ
-    if quality_BQ is not None:
-        best_Qn = with_quality(best_Qn[None], quality_BQ[index : index + 1].float())[0]
+    quality_1Q = None if quality_BQ is None else quality_BQ[index : index + 1].float()
+    return with_quality(scores_1QK, quality_1Q)[0]
+
+
+def choose(
+    scores_QK: Tensor,
+    threshold: float,
+    max_instances: int | None = None,
+    maps: StageMaps | None = None,
+    stage: int = 0,
+    names_each: int = 1,
+) -> Selection:
+    """The same from scores, whoever computed them.
+
+    Args:
+        scores_QK: of :func:`query_scores`.
+        threshold: as of :func:`select`, like what follows but the stage.
+        max_instances: how many queries are kept at most.
+        maps: give scores their calibrated values.
+        stage: that the scores are of, for the maps.
+        names_each: best names that a kept query comes under.
+    """
+    best_Qn, column_Qn = _best_names(scores_QK, min(names_each, scores_QK.shape[1]))
     best_Qn, column_Qn = best_Qn.cpu(), column_Qn.cpu()
     mapped_Qn = best_Qn
     if maps is not None:  # rounded first: a result stays at the threshold of its own score
-        mapped_Qn = maps.apply(len(output.layers) - 1, best_Qn).to(best_Qn.dtype)
+        mapped_Qn = maps.apply(stage, best_Qn).to(best_Qn.dtype)
     order_Q = torch.sort(best_Qn[:, 0], descending=True, stable=True).indices
     kept_M = order_Q[mapped_Qn[order_Q, 0] >= threshold][:max_instances]
     each = best_Qn.shape[1]
@@ -137,6 +172,34 @@ def without_duplicates(rles: list[dict[str, Any] | None], nms_iou: float) -> lis
     return stays
 
 
+@dataclass(frozen=True)
+class QueryMasks:
+    """Mask logits of one image's queries, computed when they are asked for.
+
+    Attributes:
+        boxes_Q4: cxcywh in 0..1 of the padded input.
+        size: (h, w) of the logits.
+        read: queries int64 [N] -> logits float [N, h, w].
+    """
+
+    boxes_Q4: Tensor
+    size: tuple[int, int]
+    read: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, output: ModelOutput, index: int, stage: int = -1) -> "QueryMasks":
+        """From the network's output for one image of a batch, at a stage."""
+        features_Mhw = output.mask_features_BMhw[index].float()
+        embed_QM = output.layers[stage].mask_embed_BQM[index].float()
+
+        def read(queries_N: Tensor) -> Tensor:
+            rows_NM = embed_QM[queries_N.to(embed_QM.device)]
+            return torch.einsum("nm,mhw->nhw", rows_NM, features_Mhw)
+
+        size = (features_Mhw.shape[1], features_Mhw.shape[2])
+        return cls(output.layers[stage].boxes_BQ4[index].float(), size, read)
+
+
 def distinct_masks(
     output: ModelOutput,
     ranked_M: Tensor,
@@ -164,10 +227,18 @@ def distinct_masks(
     Returns:
         Query -> its mask as RLE, best first, and how many masks were computed.
     """
+    masks = QueryMasks.of(output, 0, stage)
+    return distinct(masks, ranked_M, frame, nms_iou=nms_iou, margin=margin, most=most)
+
+
+def distinct(
+    masks: QueryMasks, ranked_M: Tensor, frame: Frame, *, nms_iou: float, margin: float, most: int
+) -> tuple[dict[int, dict[str, Any]], int]:
+    """The same from mask logits, whoever computes them; arguments as there."""
     kept: dict[int, dict[str, Any]] = {}
     computed = 0
     for some in torch.split(ranked_M, max(1, most)):
-        found = encode_masks(output, 0, some, frame, stage, margin)
+        found = encode_queries(masks, some, frame, margin)
         computed += len(some)
         stays = without_duplicates([*kept.values(), *found], nms_iou)[len(kept) :]
         for query, rle, stay in zip(some.tolist(), found, stays, strict=True):
@@ -213,16 +284,20 @@ def encode_masks(
     Returns:
         N compressed COCO RLE with ``counts`` as str; None where the mask is empty.
     """
-    features_Mhw = output.mask_features_BMhw[index].float()
-    embed_QM = output.layers[stage].mask_embed_BQM[index].float()
-    pixels = features_Mhw.shape[1] * features_Mhw.shape[2]
-    chunk = max(1, _CHUNK_VALUES // pixels)
-    rows, columns = (_positions(frame, axis, features_Mhw.shape[1 + axis]) for axis in (0, 1))
+    return encode_queries(QueryMasks.of(output, index, stage), queries_N, frame, margin)
+
+
+def encode_queries(
+    masks: QueryMasks, queries_N: Tensor, frame: Frame, margin: float = 0.0
+) -> list[dict[str, Any] | None]:
+    """The same from mask logits, whoever computes them; arguments as there."""
+    chunk = max(1, _CHUNK_VALUES // (masks.size[0] * masks.size[1]))
+    rows, columns = (_positions(frame, axis, masks.size[axis]) for axis in (0, 1))
     rles: list[dict[str, Any] | None] = []
-    for queries in torch.split(queries_N.to(embed_QM.device), chunk):
-        logits_Nhw = torch.einsum("nm,mhw->nhw", embed_QM[queries], features_Mhw)
-        boxes_N4 = output.layers[stage].boxes_BQ4[index][queries].float().cpu().numpy()
-        for logits_hw, box in zip(logits_Nhw.cpu().numpy(), boxes_N4, strict=True):
+    for queries in torch.split(queries_N, chunk):
+        logits_Nhw = masks.read(queries).cpu().numpy()
+        boxes_N4 = masks.boxes_Q4[queries.to(masks.boxes_Q4.device)].cpu().numpy()
+        for logits_hw, box in zip(logits_Nhw, boxes_N4, strict=True):
             inside_hw = _crop(logits_hw, box, margin) if margin > 0 else logits_hw
             rles.append(_encode(inside_hw, rows, columns, frame.original))
     return rles
@@ -279,8 +354,8 @@ def _encode(
     for start in range(left, right, step):
         stop = min(start + step, right)
         strip_XY = _sample(logits_hw, rows, columns, (top, bottom), (start, stop)) > 0
-        edges.append(_edges(strip_XY, start * original[0] + top, original[0]))
-    return _to_rle(np.concatenate(edges), original)
+        edges.append(run_edges(strip_XY, start * original[0] + top, original[0]))
+    return edges_to_rle(np.concatenate(edges), original)
 
 
 def _sample(
@@ -301,39 +376,3 @@ def _sample(
     high *= weight_Y
     low += high
     return np.asarray(low, np.float32)
-
-
-def _edges(inside_XY: NDArray[np.bool_], offset: int, height: int) -> NDArray[np.int64]:
-    """Starts and ends of the runs of each column, as positions in the whole picture, ascending.
-
-    Args:
-        inside_XY: bool, a window of the mask, one row a column of the picture.
-        offset: position of the window's first pixel in the column-by-column picture.
-        height: of the picture.
-    """
-    columns, rows = inside_XY.shape
-    # One empty pixel after each column keeps the runs of neighbours apart in the flat array.
-    apart = np.zeros((columns, rows + 1), np.bool_)
-    apart[:, :rows] = inside_XY
-    flat = apart.reshape(-1)
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat[0]:
-        changes = np.concatenate([[0], changes])
-    column, row = np.divmod(changes, rows + 1)
-    return np.asarray(offset + column * height + row, np.int64)
-
-
-def _to_rle(edges: NDArray[np.int64], original: tuple[int, int]) -> dict[str, Any] | None:
-    """Compressed COCO RLE of ascending run edges; None when there is none."""
-    if not edges.size:
-        return None
-    # A run that ends at the foot of a column and one that starts at the next column's head are one.
-    doubled = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([doubled, doubled + 1]))
-    height, width = original
-    runs = np.diff(edges, prepend=0, append=height * width)
-    if runs[-1] == 0:
-        runs = runs[:-1]
-    plain = {"size": [height, width], "counts": runs.tolist()}
-    rle: dict[str, Any] = coco_mask.frPyObjects(plain, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}

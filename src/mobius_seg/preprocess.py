@@ -45,6 +45,19 @@ def make_frame(height: int, width: int, size: int) -> Frame:
     return Frame(original=(height, width), resized=resized, padded=(padded[0], padded[1]))
 
 
+def make_fixed_frame(height: int, width: int, sides: tuple[int, int]) -> Frame:
+    """Lay a picture of ``height`` x ``width`` pixels into an input of the given sides.
+
+    It is resized as far as it fits; ``sides`` are multiples of 32.
+    """
+    scale = min(sides[0] / height, sides[1] / width)
+    resized = (
+        min(sides[0], max(1, round(height * scale))),
+        min(sides[1], max(1, round(width * scale))),
+    )
+    return Frame(original=(height, width), resized=resized, padded=sides)
+
+
 def resize(image: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
     """Resize uint8 [H, W, 3] to ``frame.resized``, averaging over the pixels when shrinking."""
     if image.shape[:2] == frame.resized:

@@ -107,7 +107,7 @@ class MiniLMEncoder:
             folder = self._folder()
             if self.identity == MINILM_IDENTITY:
                 check_digest(folder / "model.safetensors", MINILM_SHA256)
-            self._loaded = _load_transformer("AutoModel", folder)
+            self._loaded = load_transformer("AutoModel", folder)
         return self._loaded
 
     def _folder(self) -> Path:
@@ -146,7 +146,7 @@ class ClipEncoder:
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Encode K strings; text beyond the model's window (77 sub-words) is cut."""
         if self._loaded is None:
-            self._loaded = _load_transformer("CLIPTextModelWithProjection", self._folder)
+            self._loaded = load_transformer("CLIPTextModelWithProjection", self._folder)
         tokenizer, model = self._loaded
         pooled: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -226,8 +226,16 @@ def _encode_minilm(tokenizer: Any, model: Any, texts: list[str]) -> list[tuple[T
     return rows
 
 
-def _load_transformer(model_class: str, folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and network in evaluation mode from a folder, without progress bars."""
+def load_transformer(model_class: str, folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and network in evaluation mode from a folder, without progress bars.
+
+    Args:
+        model_class: of transformers.
+        folder: with both.
+
+    Raises:
+        InputError: transformers is not installed, or the folder holds no such model.
+    """
     from mobius_seg.torchvision_shim import ensure_torchvision_ops
 
     ensure_torchvision_ops()

@@ -17,6 +17,7 @@ MAX_CORE_DEPENDENCIES = 10
 DISTRIBUTIONS = {  # where the import name is not that of the package
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
     "vtkmodules": "vtk",
 }
 # The text as apache.org and Debian ship it, leading blank line included.

@@ -258,3 +258,50 @@ def test_bad_annotations(picture: Path, model_folder: Path, capsys: Capture, nam
 )
 def test_bad_commands(capsys: Capture, arguments: list[str], words: str) -> None:
     _refused(capsys, arguments, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "100x128"], "size is 100x128; allowed: multiples of 32"),
+        (["--size", "64"], "no height and width"),
+        (["--size", "64x64", "--dynamic-size"], "not allowed with"),
+        (["--names", "a,,b"], "blank name"),
+        (["--names", "a", "--everything"], "give no names"),
+        (["--everything", "--dynamic-names"], "give no names"),
+        (["--operating-point", "slow"], "slow"),
+        (["--precision", "int3"], "int3"),
+        (["--format", "tensorrt"], "tensorrt"),
+        (["--model", "nope"], "unknown model 'nope'"),
+        (["--parity-images", "."], "belong together"),
+        (["--parity-annotations", "missing.json", "--parity-images", "."], "missing.json"),
+        (["--model", "mobius-test", "--out", "file"], "file: is a file"),
+    ],
+)
+def test_exports_that_cannot_be_meant(
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    arguments = ["export", *options] if "--out" in options else ["export", "--out", "x", *options]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert words in error
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not valid JSON"), ("[]", "format 1"), ('{"format": 1}', "malformed")],
+)
+def test_exported_folders_that_are_none(
+    tmp_path: Path, picture: Path, capsys: Capture, text: str, words: str
+) -> None:
+    (tmp_path / "model.json").write_text(text)
+    arguments = ["segment", str(picture), "--names", "a", "--model", str(tmp_path)]
+    _refused(capsys, [*arguments, "--out", str(tmp_path / "out")], "model.json", words)

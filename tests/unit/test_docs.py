@@ -35,6 +35,7 @@ SMALLER = {
 TRAIN_SMALLER = ["--batch-size", "2", "--workers", "0"]
 PRETRAIN_SMALLER = ["--steps", "3", "--size", "64", "--batch-size", "2"]
 NOT_RUN = {("assets", "fetch"), ("assets", "pack")}  # a gigabyte and half an hour
+AFTER_COMMANDS = {"export.md": "onnxruntime"}  # its Python reads what its commands wrote
 INSTALLED_TOOLS = {"pre-commit", "tensorboard"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE_PATH = re.compile(r"`((?:src|tests|benchmarks|docs)/[\w./-]+)`")
@@ -95,8 +96,15 @@ def test_json_blocks_are_json(page: Path) -> None:
             json.loads(block.text)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _has(p, "python")], ids=_id)
+ALONE = [page for page in PAGES if _has(page, "python") and page.name not in AFTER_COMMANDS]
+
+
+@pytest.mark.parametrize("page", ALONE, ids=_id)
 def test_python_blocks_run(page: Path, reader_folder: Path) -> None:
+    _run_python(page)
+
+
+def _run_python(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in _blocks(page):
         if block.language == "python":
@@ -107,6 +115,9 @@ def test_python_blocks_run(page: Path, reader_folder: Path) -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if _has(p, "bash")], ids=_id)
 def test_bash_blocks_run(page: Path, working_folder: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    if page.name in AFTER_COMMANDS:
+        package = AFTER_COMMANDS[page.name]
+        pytest.importorskip(package, reason=f"{package} is not installed (extra export)")
     if page.name in ("calibration.md", "pruning.md"):  # there has to be something to fit
         from mobius_seg.checkpoint import SHIPPED
 
@@ -118,6 +129,8 @@ def test_bash_blocks_run(page: Path, working_folder: Path) -> None:
         if block.language == "bash":
             for line in block.text.splitlines():
                 _run(line)
+    if page.name in AFTER_COMMANDS:
+        _run_python(page)
 
 
 def _run(line: str) -> None:

@@ -1,0 +1,141 @@
+"""Measures an exported folder against its network and writes ``parity.json``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobius_seg.errors import InputError
+from mobius_seg.export.graph import ExportGraph
+from mobius_seg.export.parity import (
+    BATCHES,
+    NAME_COUNTS,
+    ap_difference,
+    judge,
+    parity_images,
+    parity_texts,
+    tensor_cases,
+)
+from mobius_seg.export.runtime import ExportedModel
+from mobius_seg.export.session import Array, Session, open_session
+from mobius_seg.export.session_torch import TorchSession
+from mobius_seg.export.spec import PARITY_FILE, ExportSpec
+from mobius_seg.files import write_text
+from mobius_seg.terminal import make_console
+from mobius_seg.text_cache import BUNDLED_NAMES, read_names
+from mobius_seg.text_features import TextEncoder
+
+
+def measure_parity(
+    folder: Path,
+    spec: ExportSpec,
+    graphs: dict[str, ExportGraph],
+    *,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    limit: int = 100,
+    threads: int | None = None,
+    text_encoder: TextEncoder | None = None,
+) -> dict[str, Any]:
+    """Compare every graph of a folder with its module, and the whole by AP.
+
+    Args:
+        folder: of the export.
+        spec: what its ``model.json`` says.
+        graphs: the modules by vocabulary.
+        annotations: COCO instance file for the AP; None leaves it out.
+        images: folder of its pictures.
+        limit: only the first so many of them.
+        threads: CPU threads of the runtime.
+        text_encoder: encodes names; None for the default.
+
+    Returns:
+        What ``parity.json`` says; ``passed`` is false where a bar is missed.
+
+    Raises:
+        InputError: the annotations or pictures cannot be used.
+    """
+    height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
+    pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
+    ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
+    theirs: dict[str, Session] = {
+        graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
+        for graph in spec.graphs
+    }
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for vocabulary, session in theirs.items():
+        texts_KD = None
+        if vocabulary == "dynamic":
+            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
+        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    ap: dict[str, Any] = {"reason": "no annotations were given (--parity-annotations)"}
+    if annotations is not None and images is not None:
+        sides = [ExportedModel(spec, side, text_encoder=text_encoder) for side in (ours, theirs)]
+        ap = ap_difference(sides[0], sides[1], annotations, images, limit)
+    bars = judge(spec.precision, [row for rows in cases.values() for row in rows], ap)
+    return {
+        "model": spec.config.name,
+        "weights_sha256": spec.weights["sha256"],
+        "runtime": spec.runtime,
+        "precision": spec.precision,
+        "operating_point": spec.operating_point,
+        "reference": "the same module in torch, float32, CPU",
+        "inputs": shown,
+        "size": [height, width],
+        "cases": cases,
+        "ap": ap,
+        "bars": bars,
+        "passed": all(bar["holds"] for bar in bars),
+    }
+
+
+def _texts(identity: str, dim: int) -> Array:
+    """Vectors of common names, as far as there are any of this encoder, then made-up ones."""
+    known = list(read_names(BUNDLED_NAMES, identity).values())
+    stacked = np.stack([vector.numpy() for vector in known]) if known else None
+    return parity_texts(stacked, max(NAME_COUNTS), dim)
+
+
+def write_parity(folder: Path, report: dict[str, Any]) -> Path:
+    """Write ``parity.json``, whole or not at all; returns its path.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = folder / PARITY_FILE
+    try:
+        write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def print_parity(report: dict[str, Any]) -> None:
+    """A table of the cases, the AP, and the bars below."""
+    from rich.table import Table
+
+    table = Table("graph")
+    keys = ("score", "logit", "mask_iou", "mask_iou_min", "box_iou", "classes")
+    for title in ("names", "batch", *keys):
+        table.add_column(title.replace("_", " "), justify="right")
+    for vocabulary, rows in report["cases"].items():
+        for row in rows:
+            shown = (f"{row[key]:.2g}" if key in keys[:2] else f"{row[key]:.4f}" for key in keys)
+            table.add_row(vocabulary, str(row["names"]), str(row["batch"]), *shown)
+    console = make_console()
+    console.print(table)
+    ap = report["ap"]
+    if "difference" in ap:
+        console.print(
+            f"{ap['figure']} on {ap['images']} pictures, {ap['names']} names: network"
+            f" {ap['network']:.2f}, exported {ap['exported']:.2f}, difference"
+            f" {ap['difference']:+.3f} points",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"no AP: {ap['reason']}", soft_wrap=True)
+    for bar in report["bars"]:
+        limit = f"at least {bar['at_least']}" if "at_least" in bar else f"at most {bar['at_most']}"
+        verdict = "holds" if bar["holds"] else "MISSED"
+        console.print(f"{bar['bar']} {bar['value']:.4f}, {limit}: {verdict}", soft_wrap=True)

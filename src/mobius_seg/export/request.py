@@ -1,0 +1,149 @@
+"""What is to be exported, checked before anything is built."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobius_seg.checkpoint import (
+    WEIGHTS_FILE,
+    find_folder,
+    is_shipped,
+    load_calibration,
+    load_model,
+    load_operating_points,
+    weights_digest,
+)
+from mobius_seg.config import ModelConfig
+from mobius_seg.errors import InputError
+from mobius_seg.predict_arguments import SIZE_LIMITS
+from mobius_seg.presets import PRESETS
+from mobius_seg.static_points import static_points
+
+if TYPE_CHECKING:
+    from mobius_seg.calibration_file import Calibration
+    from mobius_seg.model import Mobius
+    from mobius_seg.operating_points import OperatingPoints
+
+FORMATS = ("onnx", "openvino")
+PRECISIONS = ("fp32", "fp16")
+SEED = 0
+"""Of the random weights of presets that have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """The arguments of an export.
+
+    Attributes:
+        model: shipped model, preset or folder.
+        out: folder to write.
+        runtime: one of :data:`FORMATS`.
+        operating_point: ``full``, ``balanced`` or ``fast``.
+        names: fixed names; None for none.
+        dynamic_names: text vectors are an input; with ``names`` a second graph beside theirs.
+        everything: one column for every object.
+        size: height and width; None for the model's own, square.
+        dynamic_size: height and width may be any multiples of 32.
+        precision: one of :data:`PRECISIONS`.
+        seed: of random weights, for presets without weights.
+    """
+
+    model: str
+    out: Path
+    runtime: str = "onnx"
+    operating_point: str = "full"
+    names: tuple[str, ...] | None = None
+    dynamic_names: bool = False
+    everything: bool = False
+    size: tuple[int, int] | None = None
+    dynamic_size: bool = False
+    precision: str = "fp32"
+    seed: int = SEED
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be meant.
+
+        Raises:
+            InputError: names the field, the value and what is allowed.
+        """
+        _one_of("format", self.runtime, FORMATS)
+        _one_of("precision", self.precision, PRECISIONS)
+        if self.everything and (self.names is not None or self.dynamic_names):
+            raise InputError("everything finds objects without names; give no names with it")
+        if self.names is not None and (not self.names or not all(map(str.strip, self.names))):
+            raise InputError("names holds a blank name; give at least one, none of them blank")
+        low, high = SIZE_LIMITS
+        for side in self.size or ():
+            if side % 32 or not low <= side <= high:
+                raise InputError(
+                    f"size is {self.size[0]}x{self.size[1]}; allowed: multiples of 32"  # type: ignore[index]
+                    f" from {low} to {high}"
+                )
+
+    @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """Of the graphs that are written, the main one first."""
+        if self.everything:
+            return ("everything",)
+        baked = ("baked",) if self.names is not None else ()
+        return (*baked, "dynamic") if self.dynamic_names or not baked else baked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A network and what belongs to it.
+
+    Attributes:
+        network: on the CPU, in evaluation mode.
+        calibration: None where it has none.
+        points: its operating points.
+        weights: where they come from, for ``model.json``.
+    """
+
+    network: "Mobius"
+    calibration: "Calibration | None"
+    points: "OperatingPoints"
+    weights: dict[str, Any]
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the network."""
+        return self.network.config
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random."""
+        return self.weights["sha256"] is None
+
+
+def open_source(model: str, seed: int = SEED) -> Source:
+    """Load what is exported; presets without weights get random ones.
+
+    Args:
+        model: shipped model, preset or folder.
+        seed: of random weights.
+
+    Raises:
+        InputError: there is no such model, or its files cannot be used.
+    """
+    if model in PRESETS and not is_shipped(model):
+        network = load_model(model, random_weights=True, seed=seed)
+        points = static_points(network.config)
+        weights = {"from": f"random, seed {seed}", "sha256": None}
+        return Source(network=network, calibration=None, points=points, weights=weights)
+    folder = find_folder(model)
+    return Source(
+        network=load_model(model),
+        calibration=load_calibration(model),
+        points=load_operating_points(model),
+        weights={
+            "from": model if model in PRESETS else folder.name,
+            "file": WEIGHTS_FILE,
+            "sha256": weights_digest(folder),
+        },
+    )
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{field} is {value!r}; allowed: {', '.join(allowed)}")

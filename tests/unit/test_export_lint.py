@@ -1,0 +1,88 @@
+"""The lint lets phone presets through and names what others hold."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mobius_seg.cli import main
+from mobius_seg.export.lint import Finding, lint_model, walk
+from mobius_seg.presets import PRESETS, get_preset
+
+Capture = pytest.CaptureFixture[str]
+PHONE = ("mobius-p", "mobius-n", "mobius-s")
+BIG = tuple(name for name in PRESETS if name not in (*PHONE, "mobius-test"))
+
+
+class _Refused(nn.Module):
+    """Everything that no phone takes, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _Sampled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten().nonzero()
+        return self.inner(x).sum() + rows.sum() + x.double().sum()
+
+
+class _Sampled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        high = x[None, None] * 2
+        grid = torch.stack([x[:, 0], x[:, 0]], -1)
+        sampled: Tensor = nn.functional.grid_sample(x, grid, align_corners=False)
+        return sampled.sum() + high.sum()
+
+
+def _findings(target: str) -> list[Finding]:
+    program = torch.export.export(_Refused(), (torch.rand(1, 2, 4, 4),), strict=False)
+    return list(walk(program.run_decompositions().graph, target)[1])
+
+
+def test_what_no_phone_takes_is_named_with_its_module() -> None:
+    found = {(f.kind, f.what): f for f in _findings("litert")}
+    assert found["operator", "grid_sampler_2d"].modules == ("inner",)
+    assert found["rank", "mul.Tensor of rank 6"].count == 1
+    assert ("operator", "nonzero") in found
+    assert ("shape", "nonzero of a shape that depends on data") in found
+    assert ("dtype", "_to_copy of float64") in found
+    kinds = {f.what for f in _findings("onnx")}
+    assert "grid_sampler_2d" not in kinds
+    assert "nonzero" in kinds
+
+
+@pytest.mark.parametrize("target", ["executorch", "onnx"])
+def test_the_smallest_preset_passes(target: str) -> None:
+    for result in lint_model(get_preset("mobius-test"), target):
+        assert result.findings == ()
+        assert result.operators["convolution"] > 10
+        assert result.operators["topk"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PHONE)
+@pytest.mark.parametrize("target", ["executorch", "litert", "openvino", "onnx"])
+def test_phone_presets_pass_everywhere(name: str, target: str) -> None:
+    for result in lint_model(get_preset(name), target, (128, 128)):
+        assert result.findings == ()
+        assert "grid_sampler_2d" not in result.operators
+        assert "index.Tensor" not in result.operators
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BIG)
+def test_accelerator_presets_pass_onnx(name: str) -> None:
+    for result in lint_model(get_preset(name), "onnx", (256, 256)):
+        assert result.findings == ()
+
+
+@pytest.mark.slow
+def test_the_command_lists_what_it_finds(capsys: Capture) -> None:
+    options = ["--model", "mobius-m", "--size", "128x128", "--target", "executorch"]
+    assert main(["lint-export", *options]) == 1
+    assert "grid_sampler_2d" in capsys.readouterr().out
+    options = ["--model", "mobius-test", "--target", "executorch", "--json"]
+    assert main(["lint-export", *options]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["findings"] == []
