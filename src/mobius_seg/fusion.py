@@ -1,5 +1,7 @@
 """Image tokens and text read each other, at the bottleneck or over the tokens of every scale."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +10,22 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.layers import flatten_map, merge_heads, split_heads
 
 _TEXT_CHUNK = 1024
+
+
+class TextSide(NamedTuple):
+    """What of a fusion does not depend on the image.
+
+    Attributes:
+        tokens: the text tokens as they came, [B or 1, T, C].
+        query: what the text asks the image, [B or 1, T, inner].
+        key: what the image asks for, likewise.
+        value: and reads, likewise.
+    """
+
+    tokens: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
 
 
 class TextFusion(nn.Module):
@@ -46,26 +64,51 @@ class TextFusion(nn.Module):
         Returns:
             Updated image tokens [B, N, C] and text tokens [B, T, C].
         """
+        return self.meet(image_BNC, self.text_side(text_BTC), text_mask_BT)
+
+    def text_side(self, text_BTC: Tensor) -> TextSide:
+        """The part that a fixed vocabulary computes once: text tokens [B or 1, T, C]."""
+        text = self.text_norm(text_BTC)
+        key, value = self.text_key_value(text).chunk(2, dim=-1)
+        return TextSide(text_BTC, self.text_query(text), key, value)
+
+    def meet(
+        self, image_BNC: Tensor, side: TextSide, text_mask_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Let the image read the text, and the text the image.
+
+        Args:
+            image_BNC: [B, N, C].
+            side: of :meth:`text_side`.
+            text_mask_BT: bool [B or 1, T]; False tokens are not read.
+
+        Returns:
+            Updated image tokens [B, N, C] and text tokens [B, T, C].
+        """
         batch = image_BNC.shape[0]
-        image, text = self.image_norm(image_BNC), self.text_norm(text_BTC)
-        key, value = self.text_key_value(text).expand(batch, -1, -1).chunk(2, dim=-1)
+        image = self.image_norm(image_BNC)
         bias = None if text_mask_BT is None else text_mask_BT[:, None, None, :]
         read = F.scaled_dot_product_attention(
             split_heads(self.image_query(image), self.heads),
-            split_heads(key, self.heads),
-            split_heads(value, self.heads),
+            split_heads(side.key.expand(batch, -1, -1), self.heads),
+            split_heads(side.value.expand(batch, -1, -1), self.heads),
             attn_mask=bias,
         )
         image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
         key, value = (split_heads(x, self.heads) for x in self.image_key_value(image).chunk(2, -1))
         chunks = []
-        for start in range(0, text.shape[1], _TEXT_CHUNK):
-            part = text[:, start : start + _TEXT_CHUNK].expand(batch, -1, -1)
-            query = split_heads(self.text_query(part), self.heads)
-            seen = merge_heads(F.scaled_dot_product_attention(query, key, value))
-            residual = self.text_scale * self.text_out(seen)
-            chunks.append(text_BTC[:, start : start + _TEXT_CHUNK] + residual)
-        return image_BNC, torch.cat(chunks, dim=1)
+        for query, tokens in zip(_chunks(side.query), _chunks(side.tokens), strict=True):
+            heads = split_heads(query.expand(batch, -1, -1), self.heads)
+            seen = merge_heads(F.scaled_dot_product_attention(heads, key, value))
+            chunks.append(tokens + self.text_scale * self.text_out(seen))
+        return image_BNC, chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+
+
+def _chunks(text_BTC: Tensor) -> tuple[Tensor, ...]:
+    """Text tokens in parts of bounded length; a graph for any number of names has one part."""
+    if torch.compiler.is_exporting():
+        return (text_BTC,)
+    return torch.split(text_BTC, _TEXT_CHUNK, 1)
 
 
 class SharedTextFusion(nn.Module):
@@ -94,11 +137,23 @@ class SharedTextFusion(nn.Module):
         self, image_BNC: Tensor, text_BTC: Tensor, text_mask_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Arguments and results as of :class:`TextFusion`."""
+        return self.meet(image_BNC, self.text_side(text_BTC), text_mask_BT)
+
+    def text_side(self, text_BTC: Tensor) -> TextSide:
+        """The part that a fixed vocabulary computes once; one key serves as query too."""
+        text = self.text_norm(text_BTC)
+        key = self.text_key(text)
+        return TextSide(text_BTC, key, key, self.text_value(text))
+
+    def meet(
+        self, image_BNC: Tensor, side: TextSide, text_mask_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Arguments and results as of :meth:`TextFusion.meet`."""
         batch = image_BNC.shape[0]
-        image, text = self.image_norm(image_BNC), self.text_norm(text_BTC)
+        image = self.image_norm(image_BNC)
         query = split_heads(self.image_query(image), self.heads)
-        key = split_heads(self.text_key(text).expand(batch, -1, -1), self.heads)
-        text_value = split_heads(self.text_value(text).expand(batch, -1, -1), self.heads)
+        key = split_heads(side.key.expand(batch, -1, -1), self.heads)
+        text_value = split_heads(side.value.expand(batch, -1, -1), self.heads)
         image_value = split_heads(self.image_value(image), self.heads)
         scores_BhNT = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
         seen = scores_BhNT.transpose(2, 3).softmax(-1) @ image_value
@@ -106,7 +161,7 @@ class SharedTextFusion(nn.Module):
             scores_BhNT = scores_BhNT.masked_fill(~text_mask_BT[:, None, None, :], -torch.inf)
         read = scores_BhNT.softmax(-1) @ text_value
         image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
-        return image_BNC, text_BTC + self.text_scale * self.text_out(merge_heads(seen))
+        return image_BNC, side.tokens + self.text_scale * self.text_out(merge_heads(seen))
 
 
 def text_fusion(config: ModelConfig) -> TextFusion | SharedTextFusion:

@@ -106,21 +106,69 @@ class Mobius(nn.Module):
         Raises:
             InputError: the height or width is not a multiple of 32.
         """
+        text_BTC, mask_BT = self.text_tokens(prompt)
+        columns, column_mask_BK = prompt.pooled_BKD.shape[1], prompt.pooled_mask_BK
+        return self.encode_tokens(images_B3HW, text_BTC, mask_BT, columns, column_mask_BK)
+
+    def encode_tokens(
+        self,
+        images_B3HW: Tensor,
+        text_BTC: Tensor,
+        text_mask_BT: Tensor | None,
+        columns: int,
+        column_mask_BK: Tensor | None,
+    ) -> Encoded:
+        """The same from projected text, which a fixed vocabulary computes once.
+
+        Args:
+            images_B3HW: RGB in 0..1; height and width are multiples of 32.
+            text_BTC: of :meth:`text_tokens`, like its mask.
+            text_mask_BT: bool [B or 1, T], True = a real token; None = all.
+            columns: K; these tokens follow the first.
+            column_mask_BK: bool [B or 1, K], True = a real column; None = all.
+
+        Raises:
+            InputError: the height or width is not a multiple of 32.
+        """
         height, width = images_B3HW.shape[2:]
         if height % 32 or width % 32:
             raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
         mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
         maps = self.backbone((images_B3HW - mean) / std)
-        text_BTC, mask_BT = self._text_tokens(prompt)
-        pixels = self.pixel_decoder(maps, text_BTC, mask_BT)
-        columns = prompt.pooled_BKD.shape[1]
+        pixels = self.pixel_decoder(maps, text_BTC, text_mask_BT)
         text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
         features = pixels.mask_features_BMhw
         names = None
         if self.name_map is not None:
             seen = self.name_map(maps[2], maps[3])
             names = NameEvidence.of(seen, features, self.config.name_stride)
-        return Encoded(pixels.maps, features, names, text_BKC, prompt.pooled_mask_BK)
+        return Encoded(pixels.maps, features, names, text_BKC, column_mask_BK)
+
+    def text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
+        """Object token, pooled columns and sub-word tokens, projected, as one sequence.
+
+        Args:
+            prompt: what is asked for.
+
+        Returns:
+            [B or 1, T, C] and its mask, bool [B or 1, T] or None where all are real.
+        """
+        parts = [self._centred(prompt.pooled_BKD)]
+        if prompt.tokens_BTD is not None:
+            parts.append(prompt.tokens_BTD * self.config.text_dim**0.5)
+        batch = max(part.shape[0] for part in parts)
+        vectors = torch.cat([part.expand(batch, -1, -1) for part in parts], 1)
+        tokens = self.text_projection(vectors)
+        first = self.object_token.to(tokens.dtype).expand(batch, 1, -1)
+        tokens = torch.cat([first, tokens], 1)
+        masks = [prompt.pooled_mask_BK, prompt.tokens_mask_BT]
+        if all(mask is None for mask in masks):
+            return tokens, None
+        joined = [tokens.new_ones(batch, 1, dtype=torch.bool)]
+        for part, mask in zip(parts, masks[: len(parts)], strict=True):
+            real = tokens.new_ones(1, part.shape[1], dtype=torch.bool) if mask is None else mask
+            joined.append(real.expand(batch, -1))
+        return tokens, torch.cat(joined, 1)
 
     @torch.no_grad()
     def fit_text(self, names_KD: Tensor) -> None:
@@ -159,22 +207,3 @@ class Mobius(nn.Module):
         depth = self.config.decoder_layers
         if layers is not None and not 0 <= layers <= depth:
             raise InputError(f"layers is {layers}; allowed: 0 to {depth}")
-
-    def _text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
-        """Object token, pooled columns and sub-word tokens as one sequence, with its mask."""
-        parts = [self._centred(prompt.pooled_BKD)]
-        if prompt.tokens_BTD is not None:
-            parts.append(prompt.tokens_BTD * self.config.text_dim**0.5)
-        batch = max(part.shape[0] for part in parts)
-        vectors = torch.cat([part.expand(batch, -1, -1) for part in parts], 1)
-        tokens = self.text_projection(vectors)
-        first = self.object_token.to(tokens.dtype).expand(batch, 1, -1)
-        tokens = torch.cat([first, tokens], 1)
-        masks = [prompt.pooled_mask_BK, prompt.tokens_mask_BT]
-        if all(mask is None for mask in masks):
-            return tokens, None
-        joined = [tokens.new_ones(batch, 1, dtype=torch.bool)]
-        for part, mask in zip(parts, masks[: len(parts)], strict=True):
-            real = tokens.new_ones(1, part.shape[1], dtype=torch.bool) if mask is None else mask
-            joined.append(real.expand(batch, -1))
-        return tokens, torch.cat(joined, 1)

@@ -76,7 +76,9 @@ class QuerySelection(nn.Module):
             step = self.box(normed).gather(1, index_BQ[..., None].expand(-1, -1, 4))
         else:
             step = self.box(picked)
-        boxes = move_boxes(anchors[index_BQ], step, self.config.box_steps)
+        starts = anchors.expand(index_BQ.shape[0], -1, -1)
+        starts = starts.gather(1, index_BQ[..., None].expand(-1, -1, 4))
+        boxes = move_boxes(starts, step, self.config.box_steps)
         out = LayerOutput(
             logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2])),
             objects.gather(1, index_BQ),
