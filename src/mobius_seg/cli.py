@@ -345,6 +345,12 @@ def _tune_pruning(options: argparse.Namespace) -> int:
     return run_tune(options)
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from mobius_seg.bench.command import run_bench
+
+    return run_bench(options)
+
+
 def _print_metrics(metrics: dict[str, Any]) -> None:
     """A table of the figures, and the conditions below it."""
     from rich.table import Table
@@ -372,4 +378,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _eval,
     "calibrate": _calibrate,
     "tune-pruning": _tune_pruning,
+    "bench": _bench,
 }

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from mobius_seg.bench.options import add_bench
 from mobius_seg.errors import InputError
 from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
 from mobius_seg.train.settings import TrainConfig
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_calibrate(commands)
     _add_tune_pruning(commands)
+    add_bench(_add(commands, "bench", "Time models in every runtime, beside other networks."))
     return parser
 
 
