@@ -77,9 +77,15 @@ def select(
     layer = output.layers[-1]
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
     if columns:
-        logits_1QK = layer.logits_BQK[index : index + 1, :, :columns].float()
-        scores_QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)[0]
-        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, columns))
+        logits_1QK = layer.logits_BQK[index : index + 1]
+        kept_K = None if output.columns_BK is None else output.columns_BK[index]
+        if kept_K is None:
+            logits_1QK = logits_1QK[..., :columns]
+        else:  # the columns are ascending: those of this image come first
+            logits_1QK = logits_1QK[..., : int((kept_K < columns).sum())]
+        scores_QK = name_scores(logits_1QK.float(), object_logits_1Q, None, objectness_weight)[0]
+        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, scores_QK.shape[1]))
+        column_Qn = column_Qn if kept_K is None else kept_K[column_Qn]
     else:
         best_Qn = object_logits_1Q[0].sigmoid()[:, None]
         column_Qn = torch.zeros_like(best_Qn, dtype=torch.int64)

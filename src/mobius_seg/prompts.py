@@ -5,6 +5,7 @@ Shapes: B images of a batch, K names, T sub-words, D text width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,14 +31,14 @@ class Prompt:
     names: tuple[str, ...] | None = None
     expression: str | None = None
 
-    @property
+    @cached_property
     def texts(self) -> list[str]:
         """What is encoded, one column of the network's prompt each: every text once."""
         if self.expression is not None:
             return [self.expression.strip()]
         return list(self._first_positions())
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The column's name in results: as given, at its first occurrence."""
         if self.expression is not None:
@@ -46,7 +47,7 @@ class Prompt:
             return [EVERYTHING_NAME]
         return [self.names[position] for position in self._first_positions().values()]
 
-    @property
+    @cached_property
     def positions(self) -> list[int]:
         """The column's position among the names as given."""
         return list(self._first_positions().values()) or [0]

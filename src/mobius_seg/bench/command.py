@@ -18,13 +18,14 @@ from mobius_seg.bench.contenders import (
     Contender,
     Wish,
     find_peer,
+    own_config,
     read_models,
     split,
 )
 from mobius_seg.bench.exporting import exports_folder, with_exports
 from mobius_seg.bench.interleave import Measured, measure, rows
 from mobius_seg.bench.tables import print_rows, print_stages
-from mobius_seg.cost.report import check_size, config_of, points_of
+from mobius_seg.cost.report import check_size, points_of
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.machine import processor, versions
@@ -138,7 +139,7 @@ def _stages_of(contenders: Sequence[Contender]) -> list[Contender]:
     return [
         dataclasses.replace(contender, runtime=STAGES)
         for contender in contenders
-        if contender.runtime == "torch" and not config_of(contender.model).fuse_subwords
+        if contender.runtime == "torch" and not own_config(contender.model).fuse_subwords
     ]
 
 

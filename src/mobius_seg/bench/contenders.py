@@ -5,14 +5,20 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mobius_seg.errors import InputError
 from mobius_seg.option_kinds import count
 
-RUNTIMES = ("torch", "onnx", "openvino", "executorch", "litert")
+if TYPE_CHECKING:
+    from mobius_seg.config import ModelConfig
+
+RUNTIMES = ("torch", "predict", "onnx", "openvino", "executorch", "litert")
 PRECISIONS = ("fp32", "fp16", "int8")
 VOCABULARIES = ("fixed", "dynamic")
+EAGER = ("torch", "predict")
+"""Runtimes that need no exported graph: the network alone, and the whole call of ``predict``."""
+ALL_NAMES = "all names"
 STAGES = "stages"
 PEER = "onnx file"
 
@@ -29,7 +35,8 @@ class Contender:
         threads: CPU threads.
         operating_point: of our model; empty for a peer.
         precision: of the weights.
-        vocabulary: whether the names are constants of the graph or its input.
+        vocabulary: whether the names are constants of the graph or its input; for ``predict``
+            :data:`ALL_NAMES` where none may be left out.
         path: the exported folder or the peer's file; empty for torch.
         seed: of weights that a preset has not, the picture and the text vectors.
     """
@@ -89,7 +96,7 @@ class Wish:
         """Ours, without the folders of those that have to be exported first."""
         for model, size in self.models:
             for runtime in self.runtimes:
-                exported = runtime != "torch"
+                exported = runtime not in EAGER
                 for point in self.operating_points:
                     for precision in self.precisions if exported else ("fp32",):
                         for vocabulary in self.vocabularies if exported else ("",):
@@ -115,17 +122,29 @@ def read_models(text: str, size: tuple[int, int] | None) -> tuple[tuple[str, tup
     Raises:
         InputError: no such model, or a size that no model takes.
     """
-    from mobius_seg.cost.report import check_size, config_of
+    from mobius_seg.cost.report import check_size
 
     found = []
     for entry in split(text, "--models"):
         model, _, given = entry.rpartition("@") if "@" in entry else (entry, "", "")
-        config = config_of(model)
+        config = own_config(model)
         side = -(-config.input_size // 32) * 32
         own = read_size(given, entry) if given else size or (side, side)
         check_size(own)
         found.append((model, own))
     return tuple(found)
+
+
+def own_config(model: str) -> "ModelConfig":
+    """Configuration that a model runs with: of its folder, of released weights, or of a preset.
+
+    Raises:
+        InputError: neither a preset nor a model folder.
+    """
+    from mobius_seg.checkpoint import find_folder, is_shipped, read_config
+    from mobius_seg.cost.report import config_of
+
+    return read_config(find_folder(model)) if is_shipped(model) else config_of(model)
 
 
 def read_size(text: str, where: str) -> tuple[int, int]:

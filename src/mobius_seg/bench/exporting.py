@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mobius_seg.bench.contenders import Contender
+from mobius_seg.bench.contenders import EAGER, Contender
 from mobius_seg.bundle_names import COCO_NAMES, bundled_names
 from mobius_seg.errors import InputError
 
@@ -24,7 +24,7 @@ def with_exports(
         left_out: told in one line of each that cannot be exported.
     """
     for contender in contenders:
-        if contender.runtime == "torch":
+        if contender.runtime in EAGER:
             yield contender
             continue
         path = folder / folder_name(contender)

@@ -16,7 +16,11 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     """Add the options to the subcommand's parser."""
     lists = (
         ("--models", "mobius-n", "presets or folders of models, each with @SIDE or @HxW if wanted"),
-        ("--runtimes", "torch", "torch, onnx, openvino, executorch, litert"),
+        (
+            "--runtimes",
+            "torch",
+            "torch, predict (torch with all around it), onnx, openvino, executorch, litert",
+        ),
         ("--operating-points", "full", "full, balanced, fast; fixed schedules"),
         ("--precisions", "fp32", "of exported graphs: fp32, fp16, int8"),
         ("--vocabulary", "fixed", "of exported graphs: fixed (names are constants), dynamic"),

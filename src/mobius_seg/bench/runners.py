@@ -1,10 +1,14 @@
 """How each contender is loaded, and what one run of it is.
 
-Every run goes from one picture as a tensor to scores, boxes and mask logits as tensors: neither
-reading and resizing the picture before nor making instances after is in it.
+A run goes from one picture as a tensor to scores, boxes and mask logits as tensors: neither reading
+and resizing the picture before nor making instances after is in it. ``predict`` alone goes from an
+array of the input's size to instances.
 """
 
 import importlib
+import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,16 +17,20 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mobius_seg.bench.contenders import PEER, STAGES, Contender
+from mobius_seg.bench.contenders import ALL_NAMES, PEER, STAGES, Contender, own_config
 from mobius_seg.checkpoint import is_shipped, load_model
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.report import points_of
 from mobius_seg.errors import InputError
+from mobius_seg.operating_points import FULL
+from mobius_seg.predictor import Predictor
 from mobius_seg.preprocess import make_frame, pad_and_stack
 from mobius_seg.presets import PRESETS
 from mobius_seg.pruned_decoder import run_pruned
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.static_points import static_points
+from mobius_seg.text_cache import CachedEncoder
+from mobius_seg.text_features import TextFeatures
 from mobius_seg.types import TextPrompt
 
 if TYPE_CHECKING:
@@ -60,7 +68,8 @@ def load_runner(contender: Contender) -> Runner:
         return StageRunner(contender)
     if contender.runtime == PEER:
         return PeerRunner(contender)
-    return TorchRunner(contender) if contender.runtime == "torch" else ExportedRunner(contender)
+    eager: dict[str, type[Runner]] = {"torch": TorchRunner, "predict": PredictRunner}
+    return eager.get(contender.runtime, ExportedRunner)(contender)
 
 
 class _PlainRunner:
@@ -98,6 +107,55 @@ class TorchRunner(_PlainRunner):
         self.network.mask_product(output.layers[-1].mask_embed_BQM, output.mask_features_BMhw)
 
 
+class PredictRunner(_PlainRunner):
+    """The whole call of ``predict``; names have seeded vectors in the text cache's memory.
+
+    Args:
+        contender: of runtime ``predict``.
+    """
+
+    def __init__(self, contender: Contender) -> None:
+        """See the class."""
+        network, drawn = load_network(contender)
+        policy, origin = static_policy(contender, network.config)
+        self.policy = policy if contender.operating_point != FULL else None
+        encoder = CachedEncoder(SeededEncoder(network.config), Path(os.devnull), bundled=None)
+        self.model = Predictor(network, text_encoder=encoder, device="cpu")
+        if contender.vocabulary == ALL_NAMES:
+            self.model.vocabulary.kept = None
+        self.names = [f"name {i}" for i in range(contender.names)]
+        self.picture = _noise(contender)
+        self.size = max(contender.size)
+        self.facts = {"weights": "random" if drawn else "trained", "schedule": origin}
+
+    def run(self) -> None:
+        """One call."""
+        self.model.predict(
+            self.picture, names=self.names, size=self.size, operating_point=self.policy
+        )
+
+
+class SeededEncoder:
+    """Unit vectors drawn from the digest of each string, in place of a text encoder.
+
+    Args:
+        config: of the network that reads them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """See the class."""
+        self.dim, self.identity = config.text_dim, config.text_encoder
+
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """One vector a string; it is its only sub-word too."""
+        rows = [self._vector(text) for text in texts]
+        return TextFeatures.stack(rows, [row[None] for row in rows], self.dim)
+
+    def _vector(self, text: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+        return functional.normalize(torch.randn(self.dim, generator=generator), dim=0)
+
+
 class ExportedRunner(_PlainRunner):
     """A folder that ``mobius-seg export`` wrote.
 
@@ -113,8 +171,8 @@ class ExportedRunner(_PlainRunner):
         self.image_B3HW = picture(contender)
         self.text_KD: NDArray[np.float32] | None = None
         if contender.vocabulary == "dynamic":
-            config = contender_config(contender)
-            self.text_KD = text_vectors(contender, config.text_dim).numpy()
+            dim = own_config(contender.model).text_dim
+            self.text_KD = text_vectors(contender, dim).numpy()
         self.facts = {"file_mb": _megabytes(Path(contender.path))}
 
     def run(self) -> None:
@@ -162,13 +220,6 @@ def load_network(contender: Contender) -> "tuple[Mobius, bool]":
     torch.set_num_threads(contender.threads)
     drawn = contender.model in PRESETS and not is_shipped(contender.model)
     return load_model(contender.model, random_weights=drawn, seed=contender.seed), drawn
-
-
-def contender_config(contender: Contender) -> ModelConfig:
-    """Configuration of a contender of ours."""
-    from mobius_seg.cost.report import config_of
-
-    return config_of(contender.model)
 
 
 def static_policy(contender: Contender, config: ModelConfig) -> tuple[PruningPolicy, str]:
