@@ -126,10 +126,11 @@ class QuerySelection(nn.Module):
         if seen is not None:
             seen = seen.gather(1, index_BS1.expand(-1, -1, seen.shape[2]))
         vectors = self.classifier.vectors(normed, seen)
-        lag_BK = torch.full((len(normed), text_BKC.shape[1]), float("inf"), device=normed.device)
-        for some in torch.split(vectors, _TOKENS_AT_ONCE, 1):
-            logits = _masked(self.classifier.compare(some, text_BKC), column_mask_BK)
-            lag_BK = torch.minimum(lag_BK, (logits.amax(-1, keepdim=True) - logits).amin(1))
+        near_BK = vectors.new_full((len(vectors), text_BKC.shape[1]), float("-inf"))
+        for some in torch.split(vectors, _TOKENS_AT_ONCE, 1):  # cosines: the scale comes last
+            cosine = _masked(torch.matmul(some, text_BKC.transpose(1, 2)), column_mask_BK)
+            near_BK = torch.maximum(near_BK, cosine.sub_(cosine.amax(-1, keepdim=True)).amax(1))
+        lag_BK = -self.classifier.scale() * near_BK
         order_BK = lag_BK.topk(min(keep + 1, lag_BK.shape[1]), dim=1, largest=False)
         least_B = order_BK.values[:, keep:].amin(1) if order_BK.values.shape[1] > keep else None
         if least_B is None:

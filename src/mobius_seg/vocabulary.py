@@ -92,6 +92,8 @@ class Vocabulary:
             return self._network.encode(images_B3HW, prompt)
         if not self.knows(prompt):
             text_BTC, mask_BT = self._network.text_tokens(prompt)
+            fuse = self._network.pixel_decoder.fuse
+            fuse.known = fuse.text_side(text_BTC)
             self._known = replace(
                 self._known, weights=self._weights(), text_BTC=text_BTC, mask_BT=mask_BT
             )
@@ -102,10 +104,13 @@ class Vocabulary:
         )
 
     def _weights(self) -> tuple[tuple[int, int], ...]:
-        """Tells whether the weights of the projection are those that they were."""
+        """Tells whether the weights that the text meets alone are those that they were."""
         network = self._network
+        sides = [
+            one for name, one in network.pixel_decoder.fuse.named_parameters() if "text" in name
+        ]
         projection = network.text_projection
-        read = (projection.weight, projection.bias, network.object_token)
+        read = (projection.weight, projection.bias, network.object_token, *sides)
         return tuple(
             (one.data_ptr(), one._version) for one in (*read, network.get_buffer("text_mean"))
         )

@@ -68,8 +68,9 @@ def load_runner(contender: Contender) -> Runner:
         return StageRunner(contender)
     if contender.runtime == PEER:
         return PeerRunner(contender)
-    eager: dict[str, type[Runner]] = {"torch": TorchRunner, "predict": PredictRunner}
-    return eager.get(contender.runtime, ExportedRunner)(contender)
+    if contender.runtime == "predict":
+        return PredictRunner(contender)
+    return TorchRunner(contender) if contender.runtime == "torch" else ExportedRunner(contender)
 
 
 class _PlainRunner:

@@ -186,7 +186,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
     return {
         "projections": finest * channels[0] * m + _projections(config, channels, levels),
         "gather": gather,
-        "fuse": _fusion(config, fused, work.text_tokens),
+        "fuse": _fusion(config, fused, work.text_tokens, work.text_known),
         "mix": config.mixing_layers * layer,
         "scatter": sum(_refinement(config, n) for n in levels.values()),
         "mask_features": levels[8] * c * m + _separable(finest, m) + finest * m * m,
@@ -206,7 +206,7 @@ def _multiscale(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         layer += _deformable(config, tokens, len(levels)) + 2 * tokens * c * c
     return {
         "projections": _projections(config, channels, levels),
-        "fuse": _fusion(config, fused, work.text_tokens),
+        "fuse": _fusion(config, fused, work.text_tokens, work.text_known),
         "mix": config.mixing_layers * layer,
         "mask_features": finest * (channels[0] * c + 9 * c * c + c * config.mask_width),
     }
@@ -218,12 +218,12 @@ def _projections(config: ModelConfig, channels: Sequence[int], levels: dict[int,
     return sum(count * inputs[stride] * config.width for stride, count in levels.items())
 
 
-def _fusion(config: ModelConfig, image: int, text: int) -> int:
+def _fusion(config: ModelConfig, image: int, text: int, known: bool) -> int:
     """Projections of both sides, then scores and readings of both directions."""
     c, inner = config.width, config.fusion_width
-    if config.share_fusion_scores:  # query (or key), value, output; one product of scores
-        return 3 * (image + text) * c * inner + 3 * image * text * inner
-    return 4 * (image + text) * c * inner + 4 * image * text * inner
+    each = 3 if config.share_fusion_scores else 4  # query (or key), value, output; scores
+    projected = text if known else each * text  # of what is known, the output alone is left
+    return (each * image + projected) * c * inner + each * image * text * inner
 
 
 def _selection(config: ModelConfig, work: Workload, selected: int) -> int:
