@@ -129,7 +129,7 @@ def read_models(text: str, size: tuple[int, int] | None) -> tuple[tuple[str, tup
         model, _, given = entry.rpartition("@") if "@" in entry else (entry, "", "")
         config = own_config(model)
         side = -(-config.input_size // 32) * 32
-        own = read_size(given, entry) if given else size or (side, side)
+        own = read_size(given, entry) if "@" in entry else size or (side, side)
         check_size(own)
         found.append((model, own))
     return tuple(found)
