@@ -77,15 +77,13 @@ def select(
     layer = output.layers[-1]
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
     if columns:
-        logits_1QK = layer.logits_BQK[index : index + 1]
         kept_K = None if output.columns_BK is None else output.columns_BK[index]
-        if kept_K is None:
-            logits_1QK = logits_1QK[..., :columns]
-        else:  # the columns are ascending: those of this image come first
-            logits_1QK = logits_1QK[..., : int((kept_K < columns).sum())]
-        scores_QK = name_scores(logits_1QK.float(), object_logits_1Q, None, objectness_weight)[0]
-        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, scores_QK.shape[1]))
-        column_Qn = column_Qn if kept_K is None else kept_K[column_Qn]
+        real = columns if kept_K is None else int((kept_K < columns).sum())
+        logits_1QK = layer.logits_BQK[index : index + 1, :, :real].float()
+        scores_QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)[0]
+        if kept_K is not None:
+            scores_QK = _over_all(scores_QK, kept_K[:real], columns)
+        best_Qn, column_Qn = _best_names(scores_QK, min(names_each, columns))
     else:
         best_Qn = object_logits_1Q[0].sigmoid()[:, None]
         column_Qn = torch.zeros_like(best_Qn, dtype=torch.int64)
@@ -107,6 +105,12 @@ def select(
         columns_N=column_Qn[queries_N, name_N],
         scores_N=mapped_Qn[queries_N, name_N],
     )
+
+
+def _over_all(scores_QM: Tensor, kept_M: Tensor, columns: int) -> Tensor:
+    """Scores of some columns as those of all: names that left score nothing. [Q, columns]."""
+    every_QK = scores_QM.new_zeros(len(scores_QM), columns)
+    return every_QK.index_copy_(1, kept_M, scores_QM)
 
 
 def _best_names(scores_QK: Tensor, count: int) -> tuple[Tensor, Tensor]:
