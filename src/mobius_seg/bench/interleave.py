@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,11 +59,12 @@ class Worker:
         """See the class."""
         self.contender = contender
         environment = dict.fromkeys(_THREAD_VARIABLES, str(contender.threads))
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mobius_seg.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             encoding="utf-8",
             env=os.environ | environment,
@@ -89,6 +91,13 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._errors.close()
+
+    def _end(self, code: int) -> str:
+        """Exit code and last words of the process."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or [""]
+        return f"code {code}: {lines[-1][:300]}" if lines[-1] else f"code {code}"
 
     def _ask(self, line: str) -> dict[str, Any]:
         """Send an order and read the answer."""
@@ -100,7 +109,7 @@ class Worker:
         answer = self._process.stdout.readline()
         if not answer:
             code = self._process.wait()
-            raise InputError(f"{self.contender.label}: its process ended with code {code}")
+            raise InputError(f"{self.contender.label}: its process ended with {self._end(code)}")
         values: dict[str, Any] = json.loads(answer)
         if "error" in values:
             raise InputError(f"{self.contender.label}: {values['error']}")
