@@ -110,7 +110,7 @@ def select(
 def _over_all(scores_QM: Tensor, kept_M: Tensor, columns: int) -> Tensor:
     """Scores of some columns as those of all: names that left score nothing. [Q, columns]."""
     every_QK = scores_QM.new_zeros(len(scores_QM), columns)
-    return every_QK.index_copy_(1, kept_M, scores_QM)
+    return every_QK.scatter(1, kept_M.expand_as(scores_QM), scores_QM)
 
 
 def _best_names(scores_QK: Tensor, count: int) -> tuple[Tensor, Tensor]:
