@@ -82,6 +82,7 @@ bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it a
 	$(BIN)/python benchmarks/run_import.py
 	$(BIN)/python benchmarks/run_compose.py
 	$(BIN)/python benchmarks/run_speed.py
+	$(BIN)/python benchmarks/run_vocabulary.py
 	$(BIN)/python benchmarks/run_quality.py
 	$(BIN)/python benchmarks/sheet.py
 	$(BIN)/python benchmarks/claims/cost.py

@@ -6,11 +6,11 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mobius_seg.files import write_text
+from mobius_seg.machine import processor, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,11 +28,11 @@ def conditions(*, threads: int | None = None, **more: Any) -> dict[str, Any]:
         A JSON-ready dictionary without a path of this machine in it.
     """
     return {
-        "device": _cpu(),
+        "device": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(PACKAGES),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
@@ -46,27 +46,6 @@ def store(name: str, values: dict[str, Any], folder: Path = RESULTS) -> Path:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     print(f"wrote {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     return path
-
-
-def _cpu() -> str:
-    """Name of the processor and the instruction sets that matter for speed."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return platform.processor() or platform.machine()
-    facts = {}
-    for line in info.read_text().splitlines():
-        key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    flags = set(facts.get("flags", "").split())
-    sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(sets)})"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str:

@@ -17,6 +17,12 @@ Milliseconds an image, median of {runs}; *predict* goes from an array to instanc
 the network alone ends before masks are made.
 """
 
+VOCABULARY = """\
+The whole `predict` of {model} at {size}, text encoded before; a process for each vocabulary, all in
+turn, median over {blocks} blocks of {runs} runs. Bars for 10,000 names: at most {memory_mb:.0f} MB
+beyond 80 names, and at most {time_ratio:g} times their time. What leaves: [bench](bench.md).
+"""
+
 PICTURES = """\
 What they show, failures included: [pictures](pictures.md).
 """

@@ -104,7 +104,16 @@ def family() -> str:
 def results() -> str:
     """The page of measured figures."""
     parts = [prose.RESULTS]
-    for section in (_quality, _curve, cost_section, _speed, _compose, _setup, _pictures):
+    for section in (
+        _quality,
+        _curve,
+        cost_section,
+        _speed,
+        _vocabulary,
+        _compose,
+        _setup,
+        _pictures,
+    ):
         text = section()
         if text:
             parts.append(text)
@@ -183,6 +192,37 @@ def _speed() -> str:
             table(["input", "predict", "10 % to 90 %", "network alone"], rows, right=(1, 2, 3)),
             "GMAC by part:\n",
             table(["input", *labels], parts, right=range(1, len(labels) + 1)),
+            conditions_line(stored["conditions"]),
+        ]
+    )
+
+
+def _vocabulary() -> str:
+    stored = json_file(RESULTS / "vocabulary.json")
+    if not stored:
+        return ""
+    rows = []
+    for values in stored["rows"]:
+        names = f"{values['names']:,}"
+        large = values["names"] > stored["limits"]["many"]
+        note = "yes" if values["left_out"] else "no, for comparison" if large else "no"
+        times = [number(values["predict_ms"]), f"{values['time_ratio']:.2f}"]
+        memory = [f"{values['peak_mb']:.0f}", f"{values['more_mb']:+.0f}"]
+        rows.append([names, note, *times, *memory])
+    height, width = stored["size"]
+    header = ["names", "unsupported ones leave", "ms", "through 80 names"]
+    header += ["peak MB", "beside 80 names"]
+    return "\n".join(
+        [
+            "## Size of the vocabulary\n",
+            prose.VOCABULARY.format(
+                model=stored["model"],
+                size=f"{height}x{width}",
+                blocks=stored["blocks"],
+                runs=stored["runs"],
+                **stored["bars"],
+            ),
+            table(header, rows, right=(0, 2, 3, 4, 5)),
             conditions_line(stored["conditions"]),
         ]
     )

@@ -366,6 +366,12 @@ def _lint_export(options: argparse.Namespace) -> int:
     return run_lint(options)
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from mobius_seg.bench.command import run_bench
+
+    return run_bench(options)
+
+
 def _print_metrics(metrics: dict[str, Any]) -> None:
     """A table of the figures, and the conditions below it."""
     from rich.table import Table
@@ -395,4 +401,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "tune-pruning": _tune_pruning,
     "export": _export,
     "lint-export": _lint_export,
+    "bench": _bench,
 }

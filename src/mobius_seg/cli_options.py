@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from mobius_seg.bench.options import add_bench
 from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_tune_pruning(commands)
     add_export(partial(_add, commands), _option, DEFAULT_MODEL)
     add_lint(partial(_add, commands))
+    add_bench(_add(commands, "bench", "Time models in every runtime, beside other networks."))
     return parser
 
 

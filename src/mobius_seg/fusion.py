@@ -36,11 +36,15 @@ class TextFusion(nn.Module):
 
     Args:
         config: widths and heads.
+
+    Attributes:
+        known: a text side to use for those same tokens, the very tensor; None computes it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         """See the class."""
         super().__init__()
+        self.known: TextSide | None = None
         width, inner = config.width, config.fusion_width
         self.heads = config.heads
         self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -64,7 +68,7 @@ class TextFusion(nn.Module):
         Returns:
             Updated image tokens [B, N, C] and text tokens [B, T, C].
         """
-        return self.meet(image_BNC, self.text_side(text_BTC), text_mask_BT)
+        return self.meet(image_BNC, known_side(self, text_BTC), text_mask_BT)
 
     def text_side(self, text_BTC: Tensor) -> TextSide:
         """The part that a fixed vocabulary computes once: text tokens [B or 1, T, C]."""
@@ -119,11 +123,15 @@ class SharedTextFusion(nn.Module):
 
     Args:
         config: widths and heads.
+
+    Attributes:
+        known: a text side to use for those same tokens, the very tensor; None computes it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         """See the class."""
         super().__init__()
+        self.known: TextSide | None = None
         width, inner = config.width, config.fusion_width
         self.heads = config.heads
         self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -137,7 +145,7 @@ class SharedTextFusion(nn.Module):
         self, image_BNC: Tensor, text_BTC: Tensor, text_mask_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Arguments and results as of :class:`TextFusion`."""
-        return self.meet(image_BNC, self.text_side(text_BTC), text_mask_BT)
+        return self.meet(image_BNC, known_side(self, text_BTC), text_mask_BT)
 
     def text_side(self, text_BTC: Tensor) -> TextSide:
         """The part that a fixed vocabulary computes once; one key serves as query too."""
@@ -162,6 +170,14 @@ class SharedTextFusion(nn.Module):
         read = scores_BhNT.softmax(-1) @ text_value
         image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
         return image_BNC, side.tokens + self.text_scale * self.text_out(merge_heads(seen))
+
+
+def known_side(fusion: TextFusion | SharedTextFusion, text_BTC: Tensor) -> TextSide:
+    """The text side of tokens: the one that the fusion knows where it is theirs."""
+    known = fusion.known
+    if known is not None and known.tokens is text_BTC:
+        return known
+    return fusion.text_side(text_BTC)
 
 
 def text_fusion(config: ModelConfig) -> TextFusion | SharedTextFusion:

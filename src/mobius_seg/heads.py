@@ -53,12 +53,20 @@ class CosineClassifier(nn.Module):
         Returns:
             Name logits [B, N, K] and object logits [B, N].
         """
-        cosine_BNK = _matmul(self.vectors(x_BNC, names_BNC), text_BKC.transpose(1, 2))
+        logits_BNK = self.compare(self.vectors(x_BNC, names_BNC), text_BKC)
+        return logits_BNK, self.objects(x_BNC, object_C)
+
+    def compare(self, vectors_BNC: Tensor, text_BKC: Tensor) -> Tensor:
+        """Name logits [B, N, K] of what :meth:`vectors` gave against the columns."""
+        cosine_BNK = _matmul(vectors_BNC, text_BKC.transpose(1, 2))
+        return self.scale() * cosine_BNK + self.bias
+
+    def objects(self, x_BNC: Tensor, object_C: Tensor) -> Tensor:
+        """Object logits [B, N] of normalised tokens."""
         object_BNC = F.normalize(self.object_embed(x_BNC), dim=-1)
         # As a column: converters fuse products of matrices, and stumble over one with a vector.
         object_BN = _matmul(object_BNC, F.normalize(object_C, dim=-1)[:, None])[..., 0]
-        object_scale = self._clamped(self.object_log_scale)
-        return self.scale() * cosine_BNK + self.bias, object_scale * object_BN + self.object_bias
+        return self._clamped(self.object_log_scale) * object_BN + self.object_bias
 
     def vectors(self, x_BNC: Tensor, names_BNC: Tensor | None) -> Tensor:
         """What is compared with the columns, L2-normalised [B, N, C].

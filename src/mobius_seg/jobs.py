@@ -89,7 +89,12 @@ def read_job(
 
 
 def read_instances(
-    config: ModelConfig, pruned: PrunedOutput, job: Job, limits: Limits, shape: Shape
+    config: ModelConfig,
+    pruned: PrunedOutput,
+    job: Job,
+    limits: Limits,
+    shape: Shape,
+    text_known: bool = False,
 ) -> Instances:
     """Instances of one picture, with the receipt of what was executed for it.
 
@@ -99,6 +104,7 @@ def read_instances(
         job: the picture.
         limits: what is returned.
         shape: of the network's input.
+        text_known: its text was projected for an earlier picture.
     """
     output = pruned.output
     columns, alpha = len(job.prompt.texts), config.objectness_weight
@@ -112,6 +118,8 @@ def read_instances(
         tokens=shape[3],
         queries=pruned.queries,
         masks=computed,
+        shortlist=0 if output.columns_BK is None else output.columns_BK.shape[1],
+        text_known=text_known,
     )
     return replace(found, receipt=receipt)
 

@@ -95,8 +95,12 @@ def query_scores(output: ModelOutput, index: int, columns: int, objectness_weigh
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
     scores_1QK = object_logits_1Q.sigmoid()[..., None]
     if columns:
-        logits_1QK = layer.logits_BQK[index : index + 1, :, :columns].float()
+        kept_K = None if output.columns_BK is None else output.columns_BK[index]
+        real = columns if kept_K is None else int((kept_K < columns).sum())
+        logits_1QK = layer.logits_BQK[index : index + 1, :, :real].float()
         scores_1QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)
+        if kept_K is not None:
+            scores_1QK = _over_all(scores_1QK[0], kept_K[:real], columns)[None]
     quality_BQ = layer.quality_logits_BQ
     quality_1Q = None if quality_BQ is None else quality_BQ[index : index + 1].float()
     return with_quality(scores_1QK, quality_1Q)[0]
@@ -136,6 +140,12 @@ def choose(
         columns_N=column_Qn[queries_N, name_N],
         scores_N=mapped_Qn[queries_N, name_N],
     )
+
+
+def _over_all(scores_QM: Tensor, kept_M: Tensor, columns: int) -> Tensor:
+    """Scores of some columns as those of all: names that left score nothing. [Q, columns]."""
+    every_QK = scores_QM.new_zeros(len(scores_QM), columns)
+    return every_QK.scatter(1, kept_M.expand_as(scores_QM), scores_QM)
 
 
 def _best_names(scores_QK: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,13 @@ from mobius_seg.operating_points import OperatingPoints
 from mobius_seg.planner import Planner, Request, prompt_shape
 from mobius_seg.predict_arguments import check_arguments, choose_device
 from mobius_seg.preprocess import pad_and_stack
-from mobius_seg.prompts import Prompt, build_batch, read_prompts
+from mobius_seg.prompts import Prompt, read_prompts
 from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.static_points import static_points
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
+from mobius_seg.vocabulary import Vocabulary
 
 Names: TypeAlias = Sequence[str] | Sequence[Sequence[str]]
 
@@ -81,6 +82,7 @@ class Predictor:
         calibration: maps and precision of its scores, None where ``mobius-seg calibrate`` has not
             fitted any.
         planner: solves budgets; holds the model's operating points and measured times.
+        vocabulary: remembers large prompts; with ``vocabulary.kept = None`` no name is left out.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Predictor:
                 f"text encoder {self.text_encoder.identity!r} gives {self.text_encoder.dim} values"
                 f" a text, but model {self.config.name!r} reads {self.config.text_dim}"
             )
+        self.vocabulary = Vocabulary(self.network, self.text_encoder)
         if self.text_encoder.identity != self.config.text_encoder:
             warnings.warn(
                 f"model {self.config.name!r} was made with text encoder"
@@ -353,7 +356,8 @@ class Predictor:
             return
         images_B3HW, prompt = self._inputs([job])
         policy = self.planner.policy(request, images_B3HW, prompt)
-        encoded = self.network.encode(images_B3HW, prompt)
+        known = self.vocabulary.knows(prompt)
+        encoded = self.vocabulary.encode(images_B3HW, prompt)
         layers: list[LayerOutput] = []
         at, maps = limits.pruning_threshold, limits.pruning_maps
         steps = decode(self.network, encoded, policy, threshold=at, maps=maps)
@@ -361,7 +365,7 @@ class Predictor:
             layers.append(found.layer)
             output = PrunedOutput(image_output(encoded, 0, layers), found.index_Q, found.queries)
             shape = prompt_shape(images_B3HW, prompt)
-            yield read_instances(self.config, output, job, limits, shape)
+            yield read_instances(self.config, output, job, limits, shape, known)
 
     @torch.inference_mode()
     def _run(
@@ -374,19 +378,18 @@ class Predictor:
         """Predict pictures of one padded size and fill in their results."""
         images_B3HW, prompt = self._inputs(jobs)
         policy = self.planner.policy(request, images_B3HW, prompt)
-        encoded = self.network.encode(images_B3HW, prompt)
+        known = self.vocabulary.knows(prompt)
+        encoded = self.vocabulary.encode(images_B3HW, prompt)
         at, maps = limits.pruning_threshold, limits.pruning_maps
         outputs = run_pruned(self.network, encoded, policy, threshold=at, maps=maps)
         shape = prompt_shape(images_B3HW, prompt)
         for output, job in zip(outputs, jobs, strict=True):
-            results[job.index] = read_instances(self.config, output, job, limits, shape)
+            results[job.index] = read_instances(self.config, output, job, limits, shape, known)
 
     def _inputs(self, jobs: list[Job]) -> tuple[Tensor, TextPrompt]:
         """What the network takes, on its device."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        asked, subwords = [job.prompt for job in jobs], self.config.fuse_subwords
-        prompt = build_batch(asked, self.text_encoder, subwords).to(self.device)
-        return images_B3HW, prompt
+        return images_B3HW, self.vocabulary.prompt([job.prompt for job in jobs], self.device)
 
 
 def _named(prompts: Sequence[Prompt]) -> bool:

@@ -5,6 +5,8 @@ Shapes: B images of a batch, K names, T sub-words, D text width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,32 +32,33 @@ class Prompt:
     names: tuple[str, ...] | None = None
     expression: str | None = None
 
-    @property
+    @cached_property
     def texts(self) -> list[str]:
         """What is encoded, one column of the network's prompt each: every text once."""
         if self.expression is not None:
             return [self.expression.strip()]
-        return list(self._first_positions())
+        return list(self._first_positions)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The column's name in results: as given, at its first occurrence."""
         if self.expression is not None:
             return [self.expression]
         if self.names is None:
             return [EVERYTHING_NAME]
-        return [self.names[position] for position in self._first_positions().values()]
+        return [self.names[position] for position in self._first_positions.values()]
 
-    @property
+    @cached_property
     def positions(self) -> list[int]:
         """The column's position among the names as given."""
-        return list(self._first_positions().values()) or [0]
+        return list(self._first_positions.values()) or [0]
 
     @property
     def asks_nothing(self) -> bool:
         """Names were given, but none of them: the answer is known without looking."""
         return self.names == ()
 
+    @cached_property
     def _first_positions(self) -> dict[str, int]:
         """Every different name (without surrounding spaces) with its first position."""
         positions: dict[str, int] = {}
@@ -90,7 +93,7 @@ def read_prompts(names: object, expression: object, count: int, many: bool) -> l
         raise InputError(f"names must be a list of strings, got {names!r:.60}")
     nested = [not isinstance(entry, str) and isinstance(entry, Sequence) for entry in names]
     if not any(nested):
-        return [Prompt(names=_read_names(names, "names"))] * count
+        return [_names_prompt(names)] * count
     if not all(nested) or not many:
         raise InputError("names must be strings, or one list of strings for each picture of a list")
     _check_count("names", len(names), count)
@@ -162,6 +165,19 @@ def _read_expressions(expression: object, count: int, many: bool) -> list[Prompt
         Prompt(expression=_read_text(entry, f"expression[{i}]"))
         for i, entry in enumerate(expression)
     ]
+
+
+def _names_prompt(names: Sequence[Any]) -> Prompt:
+    """The prompt of one list; the same list again is not checked again."""
+    try:
+        return _checked_names(tuple(names))
+    except TypeError:  # something that cannot be hashed, which is no string
+        return Prompt(names=_read_names(names, "names"))
+
+
+@lru_cache(maxsize=8)
+def _checked_names(names: tuple[str, ...]) -> Prompt:
+    return Prompt(names=_read_names(names, "names"))
 
 
 def _read_names(names: Sequence[object], where: str) -> tuple[str, ...]:

@@ -115,6 +115,7 @@ def image_output(encoded: Encoded, image: int, layers: list[LayerOutput]) -> Mod
         layers,
         encoded.mask_features_BMhw[image : image + 1],
         text[image : image + 1] if text.shape[0] > 1 else text,
+        columns_BK=None if encoded.columns_BK is None else encoded.columns_BK[image : image + 1],
     )
 
 

@@ -17,6 +17,8 @@ class Receipt:
         tokens: sub-word tokens of an expression, 0 for names.
         queries: how many queries ran each stage, the query selection first.
         masks: how many masks were computed.
+        shortlist: columns that the decoder saw (:mod:`mobius_seg.vocabulary`); 0 = all.
+        text_known: the text was projected before, for an earlier image.
     """
 
     config: ModelConfig
@@ -25,6 +27,8 @@ class Receipt:
     tokens: int
     queries: tuple[int, ...]
     masks: int
+    shortlist: int = 0
+    text_known: bool = False
 
     @property
     def layers(self) -> int:
@@ -43,7 +47,14 @@ class Receipt:
         from mobius_seg.cost.record import Workload
 
         height, width = self.input_hw
-        work = Workload(height=height, width=width, names=self.columns, subwords=self.tokens)
+        work = Workload(
+            height=height,
+            width=width,
+            names=self.columns,
+            subwords=self.tokens,
+            shortlist=self.shortlist,
+            text_known=self.text_known,
+        )
         return executed_profile(self.config, work, self.queries, self.masks).totals()
 
     def to_dict(self) -> dict[str, Any]:

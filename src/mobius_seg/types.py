@@ -60,6 +60,8 @@ class Encoded:
         names: name vectors of the images, None for models without a name map.
         text_BKC: [B or 1, K, C] columns of the prompt, L2-normalised.
         column_mask_BK: bool [B or 1, K], True = a real column; None = all are real.
+        columns_BK: int64, columns of the prompt that the K are, ascending; None = all of them
+            (:mod:`mobius_seg.vocabulary`).
     """
 
     maps: dict[int, Tensor]
@@ -67,6 +69,7 @@ class Encoded:
     names: NameEvidence | None
     text_BKC: Tensor
     column_mask_BK: Tensor | None
+    columns_BK: Tensor | None = field(default=None)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ class ModelOutput:
         dense: the auxiliary head's predictions in training, None otherwise.
         regions: name vectors of the picture and of the vocabulary, where the prompt has one.
         selection_masks_BQhw: mask logits of the selection where the configuration wants them.
+        columns_BK: int64, columns of the prompt that the K of the logits are; None = all of them.
     """
 
     layers: list[LayerOutput]
@@ -147,6 +151,7 @@ class ModelOutput:
     dense: DenseOutput | None = field(default=None)
     regions: RegionOutput | None = field(default=None)
     selection_masks_BQhw: Tensor | None = field(default=None)
+    columns_BK: Tensor | None = field(default=None)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Mask logits [B, Q, H/4, W/4] of one stage (default the last)."""

@@ -12,6 +12,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.cost.parts import DECODER, MASK_PRODUCT, MEMORY, PIXELS, SELECTION, TEXT, layer_name
 from mobius_seg.cost.record import Workload, add_up
 from mobius_seg.errors import InputError
+from mobius_seg.name_limits import LIKELIEST, MANY
 
 _CORNERS = 4  # values that a bilinear sample reads
 _BIAS_INPUTS, _BIAS_HIDDEN = 4, 32  # decoder.BoxBias
@@ -81,7 +82,8 @@ def fixed_terms(
         selected: queries that the selection picks.
     """
     pixels = _bottleneck if config.pixel_decoder == "bottleneck" else _multiscale
-    terms = {TEXT: (work.text_tokens - 1) * config.text_dim * config.width}
+    projected = 0 if work.text_known else work.text_tokens - 1
+    terms = {TEXT: projected * config.text_dim * config.width}
     terms |= {f"{PIXELS}.{part}": macs for part, macs in pixels(config, channels, work).items()}
     if config.name_map:
         fine = _tokens(work, config.name_stride) * channels[2]
@@ -139,7 +141,7 @@ def layer_terms(config: ModelConfig, work: Workload, queries: int) -> dict[str, 
         terms["box_reading"] = _box_reading(config, work, q)
     terms["ffn"] = 2 * q * c * config.decoder_ffn
     terms["heads"] = (
-        _classifier(config, q, work.names)
+        _classifier(config, q, work.decoded_names)
         + _head(config, q, 4)
         + _head(config, q, config.mask_width)
         + _pooled_names(config, work, q)
@@ -184,7 +186,7 @@ def _bottleneck(config: ModelConfig, channels: Sequence[int], work: Workload) ->
     return {
         "projections": finest * channels[0] * m + _projections(config, channels, levels),
         "gather": gather,
-        "fuse": _fusion(config, fused, work.text_tokens),
+        "fuse": _fusion(config, fused, work.text_tokens, work.text_known),
         "mix": config.mixing_layers * layer,
         "scatter": sum(_refinement(config, n) for n in levels.values()),
         "mask_features": _mask_features(config, channels[0], levels[8], finest),
@@ -204,7 +206,7 @@ def _multiscale(config: ModelConfig, channels: Sequence[int], work: Workload) ->
         layer += _deformable(config, tokens, len(levels)) + 2 * tokens * c * c
     return {
         "projections": _projections(config, channels, levels),
-        "fuse": _fusion(config, fused, work.text_tokens),
+        "fuse": _fusion(config, fused, work.text_tokens, work.text_known),
         "mix": config.mixing_layers * layer,
         "mask_features": finest * (channels[0] * c + 9 * c * c + c * config.mask_width),
     }
@@ -216,25 +218,38 @@ def _projections(config: ModelConfig, channels: Sequence[int], levels: dict[int,
     return sum(count * inputs[stride] * config.width for stride, count in levels.items())
 
 
-def _fusion(config: ModelConfig, image: int, text: int) -> int:
+def _fusion(config: ModelConfig, image: int, text: int, known: bool) -> int:
     """Projections of both sides, then scores and readings of both directions."""
     c, inner = config.width, config.fusion_width
-    if config.share_fusion_scores:  # query (or key), value, output; one product of scores
-        return 3 * (image + text) * c * inner + 3 * image * text * inner
-    return 4 * (image + text) * c * inner + 4 * image * text * inner
+    each = 3 if config.share_fusion_scores else 4  # query (or key), value, output; scores
+    projected = text if known else each * text  # of what is known, the output alone is left
+    return (each * image + projected) * c * inner + each * image * text * inner
 
 
 def _selection(config: ModelConfig, work: Workload, selected: int) -> int:
     """Scores of all tokens, boxes and mask vectors of the picked queries."""
     tokens = sum(_tokens(work, s) for s in config.token_strides)
     boxed = tokens if config.box_every_token else selected
+    names = work.decoded_names
+    again = selected * config.width * names if names > MANY else 0  # logits of the picked tokens
     return (
-        _classifier(config, tokens, work.names)
+        _classifier(config, tokens, names)
+        + again
+        + _shortlist(config, work, tokens)
         + _head(config, boxed, 4)
         + _head(config, selected, config.mask_width)
         + selected * config.width**2
         + _uncertainty(config, selected)
     )
+
+
+def _shortlist(config: ModelConfig, work: Workload, tokens: int) -> int:
+    """Object scores of all tokens, all names at the likeliest of them (selection.py)."""
+    if not work.shortlist:
+        return 0
+    likeliest = min(LIKELIEST, tokens)
+    c = config.width
+    return tokens * c * (c + 1) + likeliest * c * (c + work.names)
 
 
 def _memory(config: ModelConfig, work: Workload) -> int:

@@ -19,12 +19,22 @@ class Workload:
         width: of the image in pixels, a multiple of 32.
         names: columns K of the prompt.
         subwords: sub-word tokens that come into the fusion beside the columns.
+        shortlist: columns that the decoder sees, of those that are fused; 0 = all
+            (:mod:`mobius_seg.vocabulary`).
+        text_known: the columns were projected before, for an earlier image.
     """
 
     height: int
     width: int
     names: int
     subwords: int = 0
+    shortlist: int = 0
+    text_known: bool = False
+
+    @property
+    def decoded_names(self) -> int:
+        """Columns that the decoder compares its queries with."""
+        return self.shortlist or self.names
 
     @property
     def text_tokens(self) -> int:
