@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -354,22 +355,14 @@ def _tune_pruning(options: argparse.Namespace) -> int:
     return run_tune(options)
 
 
-def _export(options: argparse.Namespace) -> int:
-    from mobius_seg.export.command import run_export
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """A command whose module is imported when it runs."""
 
-    return run_export(options)
+    def run(options: argparse.Namespace) -> int:
+        found: int = getattr(import_module(f"mobius_seg.{module}"), function)(options)
+        return found
 
-
-def _lint_export(options: argparse.Namespace) -> int:
-    from mobius_seg.export.lint_command import run_lint
-
-    return run_lint(options)
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from mobius_seg.bench.command import run_bench
-
-    return run_bench(options)
+    return run
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
@@ -399,7 +392,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _eval,
     "calibrate": _calibrate,
     "tune-pruning": _tune_pruning,
-    "export": _export,
-    "lint-export": _lint_export,
-    "bench": _bench,
+    "export": _later("export.command", "run_export"),
+    "lint-export": _later("export.lint_command", "run_lint"),
+    "bench": _later("bench.command", "run_bench"),
 }

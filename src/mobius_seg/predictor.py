@@ -112,12 +112,12 @@ class Predictor:
         self.calibration = calibration
         self.planner = Planner(self.network, operating_points or static_points(self.config))
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
+        self.vocabulary = Vocabulary(self.network)
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
                 f"text encoder {self.text_encoder.identity!r} gives {self.text_encoder.dim} values"
                 f" a text, but model {self.config.name!r} reads {self.config.text_dim}"
             )
-        self.vocabulary = Vocabulary(self.network, self.text_encoder)
         if self.text_encoder.identity != self.config.text_encoder:
             warnings.warn(
                 f"model {self.config.name!r} was made with text encoder"
@@ -389,7 +389,8 @@ class Predictor:
     def _inputs(self, jobs: list[Job]) -> tuple[Tensor, TextPrompt]:
         """What the network takes, on its device."""
         images_B3HW = pad_and_stack([job.pixels for job in jobs], jobs[0].frame).to(self.device)
-        return images_B3HW, self.vocabulary.prompt([job.prompt for job in jobs], self.device)
+        asked = [job.prompt for job in jobs]
+        return images_B3HW, self.vocabulary.prompt(asked, self.text_encoder, self.device)
 
 
 def _named(prompts: Sequence[Prompt]) -> bool:

@@ -25,6 +25,7 @@ class _Known:
     """The last prompt, encoded, and projected where it is a large one."""
 
     asked: tuple[Prompt, ...]
+    encoder: TextEncoder
     prompt: TextPrompt
     weights: tuple[tuple[int, int], ...] = ()
     text_BTC: Tensor | None = None
@@ -36,34 +37,37 @@ class Vocabulary:
 
     Args:
         network: in evaluation mode, on its device.
-        encoder: of its text.
 
     Attributes:
         kept: names that go on to the decoder where a prompt has more than ``MANY``; None keeps all.
         lag_B: of the last such prompt, see above.
     """
 
-    def __init__(self, network: Mobius, encoder: TextEncoder) -> None:
+    def __init__(self, network: Mobius) -> None:
         """See the class."""
         self.kept: int | None = KEPT
         self.lag_B: Tensor | None = None
-        self._network, self._encoder = network, encoder
+        self._network = network
         self._known: _Known | None = None
 
-    def prompt(self, asked: Sequence[Prompt], device: torch.device) -> TextPrompt:
+    def prompt(
+        self, asked: Sequence[Prompt], encoder: TextEncoder, device: torch.device
+    ) -> TextPrompt:
         """The prompt of a batch for the network; one that all pictures share is remembered.
 
         Args:
             asked: one for each picture.
+            encoder: of their text.
             device: where the network is.
         """
         few = list(asked[:1]) if all(one == asked[0] for one in asked) else list(asked)
-        if self._known is not None and self._known.asked == tuple(few):
-            return self._known.prompt
+        known = self._known
+        if known is not None and known.asked == tuple(few) and known.encoder is encoder:
+            return known.prompt
         subwords = self._network.config.fuse_subwords
-        prompt = build_batch(few, self._encoder, subwords).to(device)
+        prompt = build_batch(few, encoder, subwords).to(device)
         if len(few) == 1:
-            self._known = _Known(tuple(few), prompt)
+            self._known = _Known(tuple(few), encoder, prompt)
         return prompt
 
     def encode(self, images_B3HW: Tensor, prompt: TextPrompt) -> Encoded:

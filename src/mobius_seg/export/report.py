@@ -26,6 +26,8 @@ from mobius_seg.terminal import make_console
 from mobius_seg.text_cache import BUNDLED_NAMES, read_names
 from mobius_seg.text_features import TextEncoder
 
+Sessions = dict[str, Session]  # by vocabulary
+
 
 def measure_parity(
     folder: Path,
@@ -58,17 +60,12 @@ def measure_parity(
     """
     height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
     pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
-    ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
-    theirs: dict[str, Session] = {
+    ours: Sessions = {name: TorchSession(graph) for name, graph in graphs.items()}
+    theirs: Sessions = {
         graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
         for graph in spec.graphs
     }
-    cases: dict[str, list[dict[str, Any]]] = {}
-    for vocabulary, session in theirs.items():
-        texts_KD = None
-        if vocabulary == "dynamic":
-            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
-        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    cases = _cases(spec, ours, theirs, pictures_B3HW)
     ap: dict[str, Any] = {"reason": "no annotations were given (--parity-annotations)"}
     if annotations is not None and images is not None:
         sides = [ExportedModel(spec, side, text_encoder=text_encoder) for side in (ours, theirs)]
@@ -88,6 +85,19 @@ def measure_parity(
         "bars": bars,
         "passed": all(bar["holds"] for bar in bars),
     }
+
+
+def _cases(
+    spec: ExportSpec, ours: Sessions, theirs: Sessions, pictures_B3HW: Array
+) -> dict[str, list[dict[str, Any]]]:
+    """Tensors of every graph compared, by vocabulary."""
+    found = {}
+    for vocabulary, session in theirs.items():
+        texts_KD = None
+        if vocabulary == "dynamic":
+            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
+        found[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    return found
 
 
 def _texts(identity: str, dim: int) -> Array:
