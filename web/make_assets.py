@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mobius_seg.errors import InputError
 from mobius_seg.export.request import ExportRequest, open_source
+from mobius_seg.export.spec import SPEC_FILE, ExportSpec
 from mobius_seg.export.text_graph import TEXT_FILE, TOKENIZER_FILE
 from mobius_seg.export.write import export_model
 from mobius_seg.files import atomic_path
@@ -50,6 +51,7 @@ def main() -> int:
     try:
         for part in options.only:
             makers[part](options.out, options.model)
+        _index(options.out)
     except InputError as error:
         print(f"error: {error}")
         return 2
@@ -89,7 +91,6 @@ def _names(out: Path, model: str) -> None:
 def _graphs(out: Path, model: str) -> None:
     """One folder for each operating point, and the text encoder once."""
     source = open_source(model)
-    sizes: dict[str, int] = {}
     for point in POINTS:
         with tempfile.TemporaryDirectory(prefix=".graphs-", dir=out) as name:
             request = ExportRequest(
@@ -98,35 +99,41 @@ def _graphs(out: Path, model: str) -> None:
                 operating_point=point,
                 dynamic_names=True,
                 dynamic_size=True,
+                text_files=point == POINTS[0],
             )
             export_model(request, source)
             (out / point).mkdir(exist_ok=True)
-            sizes[point] = _store(Path(name) / "model.onnx", out / point / "model.onnx", exact=True)
-            shutil.copyfile(Path(name) / "model.json", out / point / "model.json")
-            if point == POINTS[0]:
-                sizes["text"] = _store(Path(name) / TEXT_FILE, out / TEXT_FILE, exact=False)
+            _store(Path(name) / "model.onnx", out / point / "model.onnx", exact=True)
+            shutil.copyfile(Path(name) / SPEC_FILE, out / point / SPEC_FILE)
+            if request.text_files:
+                _store(Path(name) / TEXT_FILE, out / TEXT_FILE, exact=False)
                 shutil.copyfile(Path(name) / TOKENIZER_FILE, out / TOKENIZER_FILE)
+
+
+def _index(out: Path) -> None:
+    """What is there, for the page's own words."""
+    specs = {point: ExportSpec.read(out / point) for point in POINTS}
+    first = specs[POINTS[0]]
     index = {
         "version": __version__,
-        "model": source.config.name,
-        "weights": source.weights,
-        "input_size": source.config.input_size,
-        "points": list(POINTS),
-        "bytes": sizes,
+        "model": first.config.name,
+        "weights": first.weights,
+        "input_size": first.config.input_size,
+        "points": {point: spec.schedule for point, spec in specs.items()},
+        "bytes": {
+            path.relative_to(out).as_posix(): path.stat().st_size for path in out.glob("**/*.onnx")
+        },
     }
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _store(source: Path, target: Path, *, exact: bool) -> int:
+def _store(source: Path, target: Path, *, exact: bool) -> None:
     """Write a graph with its weights as float16 and a cast behind each, which the runtime folds.
 
     Args:
         source: a float32 graph.
         target: where it goes.
         exact: leave weights as they are that float16 would round.
-
-    Returns:
-        The file's bytes.
     """
     model = onnx.load(source)
     graph = model.graph
@@ -148,7 +155,6 @@ def _store(source: Path, target: Path, *, exact: bool) -> int:
     graph.node.extend(nodes)
     with atomic_path(target) as temporary:
         onnx.save(model, temporary)
-    return target.stat().st_size
 
 
 if __name__ == "__main__":

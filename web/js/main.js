@@ -8,11 +8,6 @@ import { decodePicture } from "./picture.js";
 import { fromSlider, toSlider } from "./threshold.js";
 import { View } from "./view.js";
 
-const POINTS = {
-  full: "Every query through every decoder layer.",
-  balanced: "Fewer queries from layer to layer: nearly the same answers for less work.",
-  fast: "The fewest queries and layers of the three.",
-};
 const START_THRESHOLD = 0.01;
 
 const $ = (id) => document.getElementById(id);
@@ -22,6 +17,7 @@ let decoding = 0; // milliseconds of the picture at hand, counted with its resiz
 let opening = 0; // number of the last picture that was asked for
 let running = 0; // number of the last run
 let lastNames = "";
+let index = null; // of assets/, see make_assets.py
 
 const threshold = () => fromSlider($("threshold").valueAsNumber);
 
@@ -62,8 +58,11 @@ async function openPicture(blob, names) {
   const picture = await decodePicture(blob);
   if (mine !== opening) return;
   decoding = performance.now() - start;
+  const first = !view.picture;
   $("drop").removeAttribute("data-empty");
   $("empty").hidden = true;
+  $("tools").hidden = false;
+  if (first) $("drop").focus({ preventScroll: true }); // the button that was pressed is gone
   view.setPicture(picture);
   show([], true);
   const { rgba, height, width } = picture;
@@ -134,6 +133,24 @@ function choose(id) {
   }
 }
 
+// How much of the decoder the chosen point runs.
+function showPoint() {
+  const schedule = index?.points[document.querySelector("input[name=point]:checked").value];
+  if (!schedule) return;
+  const { layers, queries } = schedule;
+  $("point-help").textContent =
+    `${layers} decoder layers; queries from stage to stage: ${queries.join(", ")}.`;
+}
+
+async function readIndex() {
+  const response = await fetch(new URL("assets/index.json", document.baseURI)).catch(() => null);
+  if (!response?.ok) throw new UserError("The page's assets are not there. Run make web first.");
+  index = await response.json();
+  const digest = index.weights.sha256 ? `, weights ${index.weights.sha256.slice(0, 8)}` : "";
+  $("model").textContent = `${index.model} (version ${index.version}${digest})`;
+  showPoint();
+}
+
 function showThreshold() {
   const value = threshold().toFixed(3);
   $("threshold-value").textContent = value;
@@ -189,7 +206,7 @@ function listenToControls() {
   });
   for (const radio of document.querySelectorAll("input[name=point]")) {
     radio.addEventListener("change", () => {
-      $("point-help").textContent = POINTS[radio.value];
+      showPoint();
       again();
     });
   }
@@ -230,10 +247,10 @@ Object.defineProperty(window, "mobiusSeg", {
 
 $("threshold").value = toSlider(START_THRESHOLD);
 showThreshold();
-$("point-help").textContent = POINTS[document.querySelector("input[name=point]:checked").value];
 listenToPictures();
 listenToControls();
 listenToView();
 attempt(async () => {
   worker();
+  await readIndex();
 });

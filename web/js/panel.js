@@ -55,18 +55,16 @@ export function showTimes(times, threads) {
       return part;
     }),
   );
+  const row = (label, ms, className, ...mark) =>
+    element("div", { className }, ...mark, element("dt", { textContent: label }),
+      element("dd", { textContent: formatTime(ms) }));
   document.getElementById("times").replaceChildren(
-    ...rows.flatMap(({ label, ms, className }) => [
-      element("i", { className }),
-      element("dt", { textContent: label }),
-      element("dd", { textContent: formatTime(ms) }),
-    ]),
-    element("dt", { className: "sum", textContent: "Together" }),
-    element("dd", { className: "sum", textContent: formatTime(sum) }),
+    ...rows.map(({ label, ms, className }) => row(label, ms, "", element("i", { className }))),
+    row("Together", sum, "sum"),
   );
   const plural = threads === 1 ? "one thread" : `${threads} threads`;
-  document.getElementById("threads").textContent =
-    `WebAssembly, ${plural}. Loading the network is not counted.`;
+  document.getElementById("threads").textContent = `WebAssembly, ${plural}; loading not counted`;
+  document.getElementById("timing").hidden = false;
   Object.assign(document.getElementById("times").dataset, times);
 }
 

@@ -24,7 +24,14 @@ from mobius_seg.text import packaged_minilm
 FILE = Path(__file__).parent / "data" / "expected.json"
 TEXTS = (
     *("cat", "Coffee Cup", "  two   spaces ", "wine-glass", "it's", "don't!", "a,b;c", "3.14 km/h"),
-    *("naïve café", "ÄÖÜ Straße", "Ελληνικά Σίσυφος", "русский язык", "日本語のテキスト", "汉字漢字"),
+    *(
+        "naïve café",
+        "ÄÖÜ Straße",
+        "Ελληνικά Σίσυφος",
+        "русский язык",
+        "日本語のテキスト",
+        "汉字漢字",
+    ),
     *("한국어", "हिन्दी", "العربية", "עברית", "emoji 🐈‍⬛ cat", "tab\tnew\nline", "zero\u200bwidth"),
     *("non\u00a0breaking", "\u3000wide\u3000", "[MASK] and [SEP]", "[mask]", "$5 + <b> ^ ` | ~ ="),
     *("x" * 100, "x" * 101, "antidisestablishmentarianism", "İstanbul", "ﬁne ligature", "ǅ"),
