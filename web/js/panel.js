@@ -4,7 +4,7 @@ import { colourOf } from "./colours.js";
 import { formatScore } from "./view.js";
 
 const STAGES = [
-  ["picture", "Decode and resize"],
+  ["picture", "Decode, resize"],
   ["text", "Text"],
   ["network", "Network"],
   ["postprocess", "Masks"],

@@ -120,6 +120,7 @@ async function keyboard(page) {
     await page.keyboard.press("Tab");
   }
   report.keyboard = seen;
+  await page.evaluate(() => document.activeElement.blur());
   report.widest = await page.evaluate(() => document.documentElement.scrollWidth);
 }
 
