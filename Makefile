@@ -9,7 +9,7 @@ DEMO := $(VENV)/.installed-demo
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Two processes of one thread each; tests of one class or module stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
-CODE := src tests benchmarks
+CODE := src tests benchmarks web
 OVERLAYS := demo
 PACK := assets/pack.safetensors
 RUN := runs/mobius-n
@@ -19,7 +19,7 @@ STEPS ?= 10000
 SIZES ?= 192@0,256@0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast test-slow lint type ci bench assets train-release clean
+.PHONY: help demo install test test-fast test-slow lint type ci bench assets train-release web web-serve clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -87,6 +87,18 @@ bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it a
 	$(BIN)/python benchmarks/sheet.py
 	$(BIN)/python benchmarks/claims/cost.py
 	$(BIN)/python benchmarks/report.py
+
+NODE := web/node_modules/.package-lock.json
+
+$(NODE): web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+web: $(FULL) $(NODE) ## make what the browser page loads into web/assets (some minutes; needs npm)
+	$(BIN)/python web/make_assets.py
+
+web-serve: ## serve the browser page on this machine
+	$(PYTHON) web/serve.py
 
 clean: ## remove caches and build results (keeps .venv, assets/ and runs/)
 	rm -rf build dist $(OVERLAYS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

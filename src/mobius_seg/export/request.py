@@ -46,6 +46,8 @@ class ExportRequest:
         dynamic_size: height and width may be any multiples of 32.
         precision: one of :data:`PRECISIONS`.
         seed: of random weights, for presets without weights.
+        text_files: whether the text encoder goes beside a graph whose names are an input; several
+            graphs of one model need it once.
     """
 
     model: str
@@ -59,6 +61,7 @@ class ExportRequest:
     dynamic_size: bool = False
     precision: str = "fp32"
     seed: int = SEED
+    text_files: bool = True
 
     def __post_init__(self) -> None:
         """Reject what cannot be meant.

@@ -85,7 +85,7 @@ def export_model(
             facts = _facts(request, source, schedule) | {"names": files[-1].names}
             _write_graph(request, graph, folder / files[-1].file, size, facts)
         text = {}
-        if "dynamic" in graphs:
+        if "dynamic" in graphs and request.text_files:
             text = write_text_encoder(folder)
         spec = _spec(request, source, schedule, tuple(files), size, text)
         (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
