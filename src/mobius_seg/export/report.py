@@ -56,24 +56,17 @@ def measure_parity(
     Raises:
         InputError: the annotations or pictures cannot be used.
     """
-    height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
-    pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
     ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
     theirs: dict[str, Session] = {
         graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
         for graph in spec.graphs
     }
-    cases: dict[str, list[dict[str, Any]]] = {}
-    for vocabulary, session in theirs.items():
-        texts_KD = None
-        if vocabulary == "dynamic":
-            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
-        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    facts = _tensor_facts(spec, ours, theirs)
     ap: dict[str, Any] = {"reason": "no annotations were given (--parity-annotations)"}
     if annotations is not None and images is not None:
         sides = [ExportedModel(spec, side, text_encoder=text_encoder) for side in (ours, theirs)]
         ap = ap_difference(sides[0], sides[1], annotations, images, limit)
-    bars = judge(spec.precision, [row for rows in cases.values() for row in rows], ap)
+    bars = judge(spec.precision, [row for rows in facts["cases"].values() for row in rows], ap)
     return {
         "model": spec.config.name,
         "weights_sha256": spec.weights["sha256"],
@@ -81,13 +74,26 @@ def measure_parity(
         "precision": spec.precision,
         "operating_point": spec.operating_point,
         "reference": "the same module in torch, float32, CPU",
-        "inputs": shown,
-        "size": [height, width],
-        "cases": cases,
+        **facts,
         "ap": ap,
         "bars": bars,
         "passed": all(bar["holds"] for bar in bars),
     }
+
+
+def _tensor_facts(
+    spec: ExportSpec, ours: dict[str, Session], theirs: dict[str, Session]
+) -> dict[str, Any]:
+    """Every case of every graph, and the inputs of all."""
+    height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
+    pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
+    cases = {}
+    for vocabulary, session in theirs.items():
+        texts_KD = None
+        if vocabulary == "dynamic":
+            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
+        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    return {"inputs": shown, "size": [height, width], "cases": cases}
 
 
 def _texts(identity: str, dim: int) -> Array:
