@@ -52,7 +52,7 @@ def test_what_no_phone_takes_is_named_with_its_module() -> None:
     assert "nonzero" in kinds
 
 
-@pytest.mark.parametrize("target", ["executorch", "onnx"])
+@pytest.mark.parametrize("target", ["executorch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_smallest_preset_passes(target: str) -> None:
     for result in lint_model(get_preset("mobius-test"), target):
         assert result.findings == ()

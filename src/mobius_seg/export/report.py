@@ -26,8 +26,6 @@ from mobius_seg.terminal import make_console
 from mobius_seg.text_cache import BUNDLED_NAMES, read_names
 from mobius_seg.text_features import TextEncoder
 
-Sessions = dict[str, Session]  # by vocabulary
-
 
 def measure_parity(
     folder: Path,
@@ -58,19 +56,17 @@ def measure_parity(
     Raises:
         InputError: the annotations or pictures cannot be used.
     """
-    height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
-    pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
-    ours: Sessions = {name: TorchSession(graph) for name, graph in graphs.items()}
-    theirs: Sessions = {
+    ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
+    theirs: dict[str, Session] = {
         graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
         for graph in spec.graphs
     }
-    cases = _cases(spec, ours, theirs, pictures_B3HW)
+    facts = _tensor_facts(spec, ours, theirs)
     ap: dict[str, Any] = {"reason": "no annotations were given (--parity-annotations)"}
     if annotations is not None and images is not None:
         sides = [ExportedModel(spec, side, text_encoder=text_encoder) for side in (ours, theirs)]
         ap = ap_difference(sides[0], sides[1], annotations, images, limit)
-    bars = judge(spec.precision, [row for rows in cases.values() for row in rows], ap)
+    bars = judge(spec.precision, [row for rows in facts["cases"].values() for row in rows], ap)
     return {
         "model": spec.config.name,
         "weights_sha256": spec.weights["sha256"],
@@ -78,26 +74,26 @@ def measure_parity(
         "precision": spec.precision,
         "operating_point": spec.operating_point,
         "reference": "the same module in torch, float32, CPU",
-        "inputs": shown,
-        "size": [height, width],
-        "cases": cases,
+        **facts,
         "ap": ap,
         "bars": bars,
         "passed": all(bar["holds"] for bar in bars),
     }
 
 
-def _cases(
-    spec: ExportSpec, ours: Sessions, theirs: Sessions, pictures_B3HW: Array
-) -> dict[str, list[dict[str, Any]]]:
-    """Tensors of every graph compared, by vocabulary."""
-    found = {}
+def _tensor_facts(
+    spec: ExportSpec, ours: dict[str, Session], theirs: dict[str, Session]
+) -> dict[str, Any]:
+    """Every case of every graph, and the inputs of all."""
+    height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
+    pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
+    cases = {}
     for vocabulary, session in theirs.items():
         texts_KD = None
         if vocabulary == "dynamic":
             texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
-        found[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
-    return found
+        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+    return {"inputs": shown, "size": [height, width], "cases": cases}
 
 
 def _texts(identity: str, dim: int) -> Array:
