@@ -11,14 +11,14 @@ from mobius_seg.terminal import make_console, printable
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a contender, fastest first."""
     peers = list(dict.fromkeys(name for row in rows for name in row["ratio_to"]))
-    table = Table("model", "runtime", "point", "precision", "names", "size")
-    for title in ("ms, median", "ms, 95 %", "images/s", "peak MB", *(f"/ {p}" for p in peers)):
+    table = Table("model", "as", "size")
+    for title in ("ms", "ms, 95 %", "images/s", "peak MB", *(f"/ {peer}" for peer in peers)):
         table.add_column(title, justify="right")
     for row in sorted(rows, key=lambda row: row["latency_ms_median"]):
-        cells = [row["model"], row["runtime"], row["operating_point"], row["precision"]]
+        kind = ("runtime", "operating_point", "precision", "vocabulary")
         table.add_row(
-            *(printable(cell) for cell in cells),
-            row["vocabulary"],
+            printable(row["model"]),
+            " ".join(row[key] for key in kind if row[key]),
             "x".join(map(str, row["size"])),
             f"{row['latency_ms_median']:.1f}",
             f"{row['latency_ms_p95']:.1f}",

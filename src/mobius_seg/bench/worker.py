@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from mobius_seg.bench.contenders import Contender
@@ -21,22 +22,26 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     contender = Contender.from_json(sys.stdin.readline())
     try:
-        run = _load(contender)
+        load_runner = _loader()
+        imports_mb = peak_mb()
+        run = load_runner(contender)
         run.run()  # what is done lazily is done, and what cannot run fails here
     except (InputError, ImportError, RuntimeError, ValueError, OSError, NotImplementedError) as bad:
         lines = str(bad).strip().splitlines() or [""]
         _answer(answers, {"error": f"{lines[0]}" if isinstance(bad, InputError) else _kind(bad)})
         return 1
-    _answer(answers, {"ready": True, "facts": run.facts})
+    facts = run.facts | {"imports_mb": round(imports_mb, 1)}
+    _answer(answers, {"ready": True, "facts": facts})
     for line in sys.stdin:
         _answer(answers, _block(run, json.loads(line)["runs"]))
     return 0
 
 
-def _load(contender: Contender) -> Any:
+def _loader() -> Callable[[Contender], Any]:
+    """What loads a contender, after the imports that all of them share."""
     from mobius_seg.bench.runners import load_runner
 
-    return load_runner(contender)
+    return load_runner
 
 
 def _block(run: Any, runs: int) -> dict[str, Any]:
