@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mobius_seg.calibration import name_scores, stage_confidence, with_quality
 from mobius_seg.errors import InputError
+from mobius_seg.export.padding import with_constant_padding
 from mobius_seg.export.spec import IMAGE, TEXT
 from mobius_seg.fusion import SharedTextFusion, TextFusion, TextSide
 from mobius_seg.model import Mobius
@@ -66,6 +67,7 @@ class ExportGraph(nn.Module):
         if policy.form == "adaptive":
             raise InputError("an adaptive policy looks at each picture; no fixed graph can hold it")
         self.network = copy.deepcopy(network).float().eval().requires_grad_(False)
+        with_constant_padding(self.network)
         self.policy = policy
         self.dynamic = prompt is None
         self.columns = 0
