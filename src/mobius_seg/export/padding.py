@@ -45,11 +45,11 @@ def with_constant_padding(module: nn.Module) -> None:
         module: changed in place.
     """
     ensure_torchvision_ops()
-    from timm.layers import Conv2dSame
+    from timm import layers
 
-    same: Any = Conv2dSame
+    same: Any = layers.Conv2dSame  # type: ignore[attr-defined]
     for name, child in list(module.named_children()):
-        if type(child) is same:
+        if isinstance(child, nn.Conv2d) and type(child) is same:
             setattr(module, name, PaddedConv(child))
         else:
             with_constant_padding(child)
