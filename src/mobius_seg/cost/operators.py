@@ -12,7 +12,8 @@ _NAMES = """
 
     abs add addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max clamp_min cos div elu
     eq erf exp floor floor_divide ge gelu gt hardsigmoid hardswish hardtanh isfinite isinf isnan le
-    leaky_relu log log2 logical_and logical_not logical_or log_sigmoid_forward logit lt masked_fill
+    leaky_relu log log1p log2 logical_and logical_not logical_or log_sigmoid_forward logit
+    lt masked_fill
     maximum minimum mul ne neg pow reciprocal relu remainder round rsqrt rsub sigmoid sign silu sin
     softplus sqrt sub tanh
 
