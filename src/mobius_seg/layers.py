@@ -219,6 +219,21 @@ def grid_centers(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([grid_x.flatten(), grid_y.flatten()], dim=-1)
 
 
+def cell_size(height: int, width: int, like: Tensor, cells: float = 1.0) -> Tensor:
+    """Width and height [2] of so many cells of a map, as shares of it.
+
+    A tensor is divided by each side, so that an exported graph of any size computes it from the
+    size that it is given.
+
+    Args:
+        height: H of the map.
+        width: W.
+        like: device and type of the result.
+        cells: how many.
+    """
+    return torch.cat([like.new_full((1,), cells) / side for side in (width, height)])
+
+
 def token_maps(value_BNC: Tensor, shapes: Sequence[tuple[int, int]], heads: int) -> list[Tensor]:
     """Values [B, N, C] of consecutive levels -> one map [B * heads, C / heads, h, w] per level."""
     batch = value_BNC.shape[0]
@@ -358,7 +373,7 @@ class DeformableAttention(nn.Module):
         weights = weights.transpose(1, 2).reshape(batch * self.heads, count, shape[3])
         reference = reference_BQ4.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
         cells = [
-            query_BQC.new_tensor([1 / v.shape[3], 1 / v.shape[2]]).expand(self.points, 2)
+            cell_size(v.shape[2], v.shape[3], query_BQC).expand(self.points, 2)
             for v in values_BhdHW
         ]
         step = torch.cat(cells)[None, None]

@@ -7,6 +7,7 @@ from mobius_seg.calibration import confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.heads import CosineClassifier
 from mobius_seg.layers import (
+    cell_size,
     flatten_map,
     grid_centers,
     head_mlp,
@@ -198,7 +199,7 @@ class QuerySelection(nn.Module):
             level = maps[stride]
             height, width = level.shape[2:]
             center = grid_centers(height, width, level)
-            side = center.new_tensor([3.0 / width, 3.0 / height]).expand_as(center)
+            side = cell_size(height, width, center, 3.0).expand_as(center)
             tokens.append(flatten_map(level) + self.level[i])
             centers.append(center)
             anchors.append(torch.cat([center, side], -1))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from tests.support.models import DIM, HashEncoder, lively_network
 
 from mobius_seg.errors import InputError
-from mobius_seg.export.graph import ExportGraph, example_inputs
+from mobius_seg.export.graph import ExportGraph, example_inputs, make_program
 from mobius_seg.export.parity import compare, judge, parity_texts
 from mobius_seg.export.runtime import ExportedModel
 from mobius_seg.export.schedule import find_schedule
 from mobius_seg.export.session_torch import TorchSession
 from mobius_seg.export.spec import SPEC_FILE, ExportSpec, GraphFile
 from mobius_seg.instances import Instances
+from mobius_seg.model import Mobius
 from mobius_seg.operating_points import OperatingPoint, OperatingPoints
 from mobius_seg.posthoc import ScoreMaps, StageMap
 from mobius_seg.predictor import Predictor
@@ -279,3 +281,24 @@ def test_one_picture_a_call_where_the_graph_takes_no_more(
         model.predict([square, square[::-1].copy()], threshold=0.0), wanted, strict=True
     ):
         _same(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pixel_decoder": "multiscale", "mixing": "deformable", "fusion": "levels"},
+        {"mask_conv": 16, "box_steps": "relative", "box_reading": 8},
+    ],
+)
+def test_a_graph_of_any_size_keeps_nothing_of_its_examples_size(changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(get_preset("mobius-test"), **changes)
+    graph = ExportGraph(Mobius(config).eval(), PruningPolicy(), None)
+    program = make_program(graph, 64, 64, dynamic_size=True).module()
+    for height, width, batch in ((96, 160, 1), (64, 128, 3)):
+        inputs = example_inputs(graph, height, width, batch=batch)
+        with torch.no_grad():
+            expected, found = graph(*inputs), program(*inputs)
+        for ours, theirs in zip(expected, found, strict=True):
+            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)

@@ -13,6 +13,7 @@ from mobius_seg.calibration import name_scores, stage_confidence, with_quality
 from mobius_seg.errors import InputError
 from mobius_seg.export.padding import with_constant_padding
 from mobius_seg.export.spec import IMAGE, TEXT
+from mobius_seg.export.windows import low_rank_windows, with_low_rank_merging
 from mobius_seg.fusion import SharedTextFusion, TextFusion, TextSide
 from mobius_seg.model import Mobius
 from mobius_seg.pruning import PruningPolicy
@@ -68,6 +69,7 @@ class ExportGraph(nn.Module):
             raise InputError("an adaptive policy looks at each picture; no fixed graph can hold it")
         self.network = copy.deepcopy(network).float().eval().requires_grad_(False)
         with_constant_padding(self.network)
+        with_low_rank_merging(self.network)
         self.policy = policy
         self.dynamic = prompt is None
         self.columns = 0
@@ -210,5 +212,5 @@ def make_program(
     """
     inputs = example_inputs(graph, height, width, batch=2 if dynamic_batch else 1)
     shapes = program_shapes(graph, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
-    with torch.no_grad():
+    with torch.no_grad(), low_rank_windows():
         return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
