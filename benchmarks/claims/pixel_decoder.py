@@ -25,7 +25,8 @@ decoder and everything else stay those of ``mobius-n``, the narrow variant apart
 * ``...-relative``: heads predict steps relative to the box in place of steps of its logits;
 * ``...-read``: these, and each decoder layer reads a grid over its queries' boxes;
 * ``...-masks``: masks are made of a full 3x3 convolution at stride 4, as in ``multiscale``, its
-  steps relative to the box; with ``-read`` the grid too, with ``-64`` of 64 channels (and grid);
+  steps relative to the box; with ``-read`` the grid too, with ``-64`` of 64 channels (and grid),
+  with ``-wide`` one wide block on each level, gates open;
 * ``...-crop``: these, and masks are compared within the enlarged boxes;
 * ``multiscale-6``, ``s16-deformable-6``: six mixing layers, as in ``glee-lite`` and ``mobius-m``.
 
@@ -100,6 +101,7 @@ def variants(base: ModelConfig) -> dict[str, ModelConfig]:
         changes[f"{name}-read"] = changes[name] | read
     full = {"mask_conv": base.width}
     changes["s32-masks"] = changes["s32-relative"] | full
+    changes["s32-masks-wide"] = changes["s32-masks"] | wide | opened
     changes["s32-masks-64"] = changes["s32-read"] | {"mask_conv": 64}
     changes["s32-masks-read"] = changes["s32-read"] | full
     changes["s16-masks"] = changes["s16-deformable-open-relative"] | full
