@@ -22,7 +22,7 @@ are not in it.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ from mobius_seg.version import __version__
 if TYPE_CHECKING:
     from mobius_seg.instances import Instances
     from mobius_seg.predictor import Predictor
+    from mobius_seg.pruning import PruningPolicy
 
 MODES = ("names", "everything", "expressions")
 BATCH = 4
@@ -65,6 +66,8 @@ def evaluate(
     threads: int | None = None,
     limit: int | None = None,
     batch: int = BATCH,
+    operating_point: "str | PruningPolicy | None" = None,
+    seen: "Callable[[Instances], None] | None" = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score a model on a COCO instance data set.
@@ -83,6 +86,8 @@ def evaluate(
         threads: CPU threads of torch during the run, default as they are.
         limit: only the first so many pictures.
         batch: pictures, or expressions with theirs, given to the predictor at once.
+        operating_point: as in ``predict``.
+        seen: told of each answer that is scored, in order.
         progress: show a bar on standard error.
 
     Returns:
@@ -99,7 +104,16 @@ def evaluate(
         found = read_expressions(expressions or default_expressions_path(annotations), coco)
         asked = [expression for expression in found if expression.image in chosen]
         chosen = sorted({expression.image for expression in asked})
-    run = _Run(predictor, coco, Path(images), size=size, batch=batch, progress=progress)
+    run = _Run(
+        predictor,
+        coco,
+        Path(images),
+        size=size,
+        batch=batch,
+        point=operating_point,
+        seen=seen,
+        progress=progress,
+    )
     run.check_pictures(chosen)
     with _torch_threads(threads) as used_threads:
         if mode == "expressions":
@@ -140,8 +154,12 @@ class _Run:
         *,
         size: int | None,
         batch: int,
+        point: "str | PruningPolicy | None",
+        seen: "Callable[[Instances], None] | None",
         progress: bool,
     ) -> None:
+        self._point = point
+        self._seen = seen
         self._predictor = predictor
         self._coco = coco
         self._folder = folder
@@ -224,6 +242,7 @@ class _Run:
                 max_instances=MAX_DETECTIONS,
                 names_per_instance=MAX_DETECTIONS if names is not None else 1,
                 batch_size=self._batch,
+                operating_point=self._point,
             )
 
         if not self.calls:
@@ -232,6 +251,9 @@ class _Run:
         found = ask(len(pictures))
         self.seconds += time.perf_counter() - begin
         self.calls += len(pictures)
+        if self._seen is not None:
+            for one in found:
+                self._seen(one)
         return found
 
     def _picture(self, row: int) -> NDArray[np.uint8]:
