@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -60,6 +60,7 @@ def test_the_front(costs: list[float], worths: list[float], flags: list[bool]) -
     assert front(costs, worths) == flags
 
 
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
 def test_the_front_is_what_nothing_dominates(pairs: list[tuple[int, int]]) -> None:
     def beats(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -11,7 +11,7 @@ COLOURS = 8
 """Classes ``c0``, ``c1``, ... that the page's style knows; more variants begin again."""
 _WIDTH, _HEIGHT = 520, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
-_LETTER, _LINE = 6.4, 14.0  # about the size of a letter of the labels
+_LETTER, _LINE = 7.8, 17.0  # about the size of a letter of the labels, on a phone the larger
 _SHAPES = (
     '<circle r="6"/>',
     '<rect x="-5.5" y="-5.5" width="11" height="11"/>',

@@ -29,8 +29,7 @@ def run_pareto(options: argparse.Namespace) -> int:
     Raises:
         InputError: an option that cannot be used, or nothing that could be measured.
     """
-    path = options.json or options.out.with_suffix(".json")
-    check_outputs(options.out, path, options.annotations)
+    path = check_outputs(options.out, options.json, options.annotations)
     store = Store(path)
     data = read_data(options.annotations, options.images, options.limit)
     settings = read_settings(options)

@@ -53,6 +53,11 @@ def notes(points: Sequence[Point], conditions: Mapping[str, Any]) -> list[str]:
         "GMAC: 10^9 multiply-accumulates that are executed for a square picture of this size, text"
         " side included.",
     ]
+    origins: dict[str, list[str]] = {}
+    for point in points:
+        if point.operating_point not in origins.setdefault(point.origin, []):
+            origins[point.origin].append(point.operating_point)
+    found += [f"{', '.join(names)}: {origin}." for origin, names in origins.items()]
     graphs = [point for point in points if point.runtime != TORCH]
     if any(point.adaptive for point in points):
         found.append(

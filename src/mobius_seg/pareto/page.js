@@ -45,6 +45,7 @@
     const source = document.getElementById(button.dataset.copy);
     const done = (ok) => {
       said.textContent = ok ? "Copied." : "The browser does not let this page copy; select the text instead.";
+      if (!ok) source.closest("details")?.setAttribute("open", "");
       if (!ok || button.dataset.label) return;
       button.dataset.label = button.textContent;
       button.textContent = "Copied";

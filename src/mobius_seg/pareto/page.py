@@ -63,7 +63,7 @@ def render(
         title=TITLE,
         style=style,
         script=script,
-        lead=plain(f"{len(points)} points of {len(variants)} models and sizes on this machine"),
+        lead=f"{len(points)} points on one machine; the best lie up and to the left.",
         facts="\n".join(
             f"<div><dt>{k}</dt><dd>{plain(v)}</dd></div>" for k, v in facts(conditions)
         ),
@@ -197,13 +197,14 @@ def _mark(
 
 def _legend(points: Sequence[Point], variants: Sequence[tuple[str, int]]) -> str:
     """Colours of models and sizes, shapes of operating points."""
-    entries = [
+    colours = [
         f"<span>{shape(0, i)} {plain(f'{model} {side}')}</span>"
         for i, (model, side) in enumerate(variants)
     ]
     shapes = dict.fromkeys(point.operating_point for point in points)
-    entries += [f"<span>{shape(i, -1)} {plain(name)}</span>" for i, name in enumerate(shapes)]
-    return "\n".join([*entries, "<span>dashed: the front; faded: dominated</span>"])
+    marks = [f"<span>{shape(i, -1)} {plain(name)}</span>" for i, name in enumerate(shapes)]
+    marks += ["<span>dashed: the front; faded: dominated</span>"]
+    return "\n".join(f"<div>{''.join(line)}</div>" for line in (colours, marks))
 
 
 def _choices(name: str, texts: Mapping[str, str]) -> str:

@@ -89,15 +89,20 @@ class Data:
         return tuple(str(picture_path(image, self.images)) for image in chosen)
 
 
-def check_outputs(out: Path, store: Path, annotations: Path) -> None:
+def check_outputs(out: Path, store: Path | None, annotations: Path) -> Path:
     """See that page and figures can be written, and are not what is read.
 
+    Returns:
+        Where the figures go: ``store``, or beside the page.
+
     Raises:
-        InputError: one is a folder, lies where nothing can be written, or is another's file.
+        InputError: one is a folder, or lies where nothing can be written, or is the annotations.
     """
     for path, option in ((out, "--out"), (store, "--json")):
-        if path.is_dir():
+        if path is not None and path.is_dir():
             raise InputError(f"{path}: is a folder; {option} names a file")
+    store = store or out.with_suffix(".json")
+    for path, option in ((out, "--out"), (store, "--json")):
         above = next(folder for folder in path.absolute().parents if folder.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise InputError(f"{path}: cannot be written, {above} is no folder to write in")
@@ -105,6 +110,7 @@ def check_outputs(out: Path, store: Path, annotations: Path) -> None:
             raise InputError(f"{path}: is the annotation file; {option} would write over it")
     if os.path.realpath(out) == os.path.realpath(store):
         raise InputError(f"{out}: page and figures are two files; give --json another name")
+    return store
 
 
 def read_data(annotations: Path, images: Path, limit: int | None) -> Data:

@@ -6,7 +6,6 @@ from html import escape
 from mobius_seg.pareto.point import Point
 from mobius_seg.terminal import printable
 
-_TEXTS = ("front", "model", "point", "runtime")
 _NUMBERS = (
     ("mask AP", "mask_ap", 100, 1),
     ("AP50", "mask_ap50", 100, 1),
@@ -24,12 +23,13 @@ _NUMBERS = (
 
 def head() -> str:
     """Cells of the heading, each a button that sorts."""
-    texts = [f'<th class="text" scope="col">{_button(title)}</th>' for title in _TEXTS]
-    size = f'<th scope="col">{_button("size")}</th>'
-    numbers = [f'<th scope="col">{_button(title)}</th>' for title, *_ in _NUMBERS]
-    return "".join(
-        [*texts[:2], size, *texts[2:], *numbers, '<th class="text" scope="col">command</th>']
-    )
+    kinds = ("text", "text", "number", "text", "text")
+    first = [
+        f'<th class="{kind}" scope="col">{_button(title)}</th>'
+        for kind, title in zip(kinds, ("front", "model", "size", "point", "runtime"), strict=True)
+    ]
+    numbers = [f'<th class="number" scope="col">{_button(title)}</th>' for title, *_ in _NUMBERS]
+    return "".join([*first, '<th class="text" scope="col">command</th>', *numbers])
 
 
 def table_row(point: Point, row: str, marks: Sequence[str], shown: Sequence[str]) -> str:
@@ -42,15 +42,15 @@ def table_row(point: Point, row: str, marks: Sequence[str], shown: Sequence[str]
         shown: by which costs it is on the front that is seen first.
     """
     on = ' class="on-front"' if shown else ""
-    small = f'<span class="small">{_text(f"{point.decoder} ({point.origin})")}</span>'
+    small = f'<span class="small">{_text(point.decoder)}</span>'
     cells = [
         f'<td class="text front">{", ".join(shown)}</td>',
         f'<td class="text wrap">{_text(point.model)}</td>',
         f'<td data-value="{point.side}">{point.side}</td>',
         f'<td class="text wrap">{_text(point.operating_point)}{small}</td>',
         f'<td class="text">{_text(point.runtime)}</td>',
-        *(_number(getattr(point, field), *how) for _, field, *how in _NUMBERS),
         _command(point, row),
+        *(_number(getattr(point, field), *how) for _, field, *how in _NUMBERS),
     ]
     opening = f'<tr id="{row}"{on} data-runtime="{_text(point.runtime)}"'
     return f'{opening} data-front="{" ".join(marks)}">' + "\n".join(cells) + "</tr>"
@@ -66,9 +66,9 @@ def _command(point: Point, row: str) -> str:
     """The lines to copy, as they are."""
     lines = escape("\n".join(point.commands))
     return (
-        f'<td class="command"><pre id="command-{row}">{lines}</pre>'
-        f'<button type="button" data-copy="command-{row}" aria-label="Copy the command of'
-        f' {_text(point.label)}">Copy</button></td>'
+        f'<td class="text command"><button type="button" data-copy="command-{row}"'
+        f' aria-label="Copy the command of {_text(point.label)}">Copy</button>'
+        f'<details><summary>show</summary><pre id="command-{row}">{lines}</pre></details></td>'
     )
 
 
