@@ -293,7 +293,7 @@ def test_an_adaptive_point_is_timed_on_pictures(data: tuple[Path, Path], model: 
     assert layers == [1] * 4  # it settles after the first layer, as its policy says
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_is_really_run(
     command: list[str],
     model: Path,
