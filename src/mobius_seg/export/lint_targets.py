@@ -12,8 +12,8 @@ MAX_RANK = 5
 
 _PHONE = (
     "_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view abs add.Scalar"
-    " add.Tensor addmm alias amax any.dim arange arange.start_step avg_pool2d bmm cat clamp"
-    " clone convolution cos div.Scalar div.Tensor eq.Scalar exp expand full full_like gather"
+    " add.Tensor addmm alias amax any.dim arange arange.start_step avg_pool2d bitwise_not bmm cat"
+    " clamp clone convolution cos div.Scalar div.Tensor eq.Scalar exp expand full full_like gather"
     " ge.Scalar gt.Scalar hardtanh le.Scalar lift_fresh_copy linalg_vector_norm linear log log1p"
     " log2 logical_not lt.Scalar matmul max.dim max_pool2d_with_indices maximum mean.dim minimum"
     " mm mul.Scalar mul.Tensor native_layer_norm neg permute pow.Scalar pow.Tensor_Scalar"
