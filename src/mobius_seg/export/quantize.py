@@ -157,10 +157,11 @@ def _quantise(model: Any, feeds: Sequence[Feed], nodes: list[str], folder: Path)
             """The next one."""
             return next(self._feeds, None)
 
-    file = folder / "int8.onnx"
+    whole, file = folder / "float32.onnx", folder / "int8.onnx"
+    onnx.save(model, str(whole))  # given the model itself, it would move its weights out of it
     with _silent_root():
         quantization.quantize_static(
-            model,
+            whole,
             file,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,

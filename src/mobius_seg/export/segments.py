@@ -57,7 +57,7 @@ class EncodeSegment(nn.Module):
     def __init__(self, graph: ExportGraph) -> None:
         """See the class."""
         super().__init__()
-        self.graph = graph
+        self.whole = graph  # fx modules have a `graph` of their own
         check_segments(graph.network.config)
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -72,9 +72,9 @@ class EncodeSegment(nn.Module):
             (columns [1, K, C], key and value [1, h, N, D], name map [1, C, y, x], name features
             [1, M, y, x]) and :data:`FEATURES` [1, M, H / 4, W / 4].
         """
-        network = self.graph.network
-        encoded = self.graph.encode(image, text)
-        most = self.graph.policy.cap(1, network.config.queries)
+        network = self.whole.network
+        encoded = self.whole.encode(image, text)
+        most = self.whole.policy.cap(1, network.config.queries)
         query_BQC, out, _ = network.decoder.select(
             encoded.maps, encoded.names, encoded.text_BKC, None, network.object_column, most
         )
