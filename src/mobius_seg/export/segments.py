@@ -37,9 +37,10 @@ def check_segments(config: ModelConfig) -> None:
     """See that a network can be cut into segments.
 
     Raises:
-        InputError: its layers read maps at computed points, or each its own memory.
+        InputError: its layers read more of the picture than one memory that they share.
     """
-    if config.cross_attention != "plain" or not config.share_value_projection:
+    plain = config.cross_attention == "plain" and config.share_value_projection
+    if not plain or config.box_reading:
         raise InputError(
             f"{config.name} cannot be cut into segments: its decoder layers do not share one plain"
             " memory; allowed: models made for phones (mobius-p, mobius-n, mobius-s)"
