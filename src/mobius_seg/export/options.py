@@ -31,6 +31,20 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
         "--format", choices=("onnx", "openvino", "executorch", "litert"), default="onnx",
         help="default: onnx; the last two are for phones and have fixed shapes",
     )  # fmt: skip
+    _add_graph(parser, option)
+    _add_precision(parser, option)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--no-parity", dest="parity", action="store_false", help="do not compare, write no report"
+    )
+    option(parser, "--parity-annotations", Path, None, "COCO file to compare average precision on")
+    option(parser, "--parity-images", Path, None, "its pictures")
+    option(parser, "--parity-limit", count, 100, "only the first so many of them")
+    option(parser, "--threads", threads, None, "CPU threads of the comparison")
+
+
+def _add_graph(parser: argparse.ArgumentParser, option: Option) -> None:
+    """What the graph holds and what goes into it."""
     points = ("full", "balanced", "fast")
     parser.add_argument(
         "--operating-point", choices=points, default="full",
@@ -59,19 +73,15 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
         help="height and width of the input, multiples of 32 (default: the model's own, square)",
     )  # fmt: skip
     size.add_argument("--dynamic-size", action="store_true", help="any multiples of 32")
+
+
+def _add_precision(parser: argparse.ArgumentParser, option: Option) -> None:
+    """How the graph computes."""
     parser.add_argument(
         "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32"
     )
     option(parser, "--calibration-images", Path, None, "folder of pictures, for int8")
     option(parser, "--calibration-limit", count, 64, "use so many of them at most")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--no-parity", dest="parity", action="store_false", help="do not compare, write no report"
-    )
-    option(parser, "--parity-annotations", Path, None, "COCO file to compare average precision on")
-    option(parser, "--parity-images", Path, None, "its pictures")
-    option(parser, "--parity-limit", count, 100, "only the first so many of them")
-    option(parser, "--threads", threads, None, "CPU threads of the comparison")
 
 
 def add_lint(add: Add) -> None:

@@ -189,8 +189,7 @@ class ExportedModel:
         """Find the instances that are asked for; as :meth:`mobius_seg.Predictor.predict`.
 
         Pictures are fitted into the graph's input where that has a fixed size. Results of a chain
-        carry a receipt; others none: ``model.json`` states the schedule, the same for every
-        picture.
+        carry a receipt; for others ``model.json`` states the schedule of every picture.
 
         Args:
             images: a picture or a list.
