@@ -167,7 +167,8 @@ def attend(
         product_BhNM = product_BhNM.masked_fill(~bias, -torch.inf)
     elif bias is not None:
         product_BhNM = product_BhNM + bias
-    return product_BhNM.softmax(-1) @ value_BhMD
+    read_BhND: Tensor = product_BhNM.softmax(-1) @ value_BhMD
+    return read_BhND
 
 
 class SelfAttention(nn.Module):

@@ -79,6 +79,7 @@ class ExportGraph(nn.Module):
         self.dynamic = prompt is None
         self.padded = padded and self.dynamic
         self.columns = 0
+        self.eval()
         if prompt is None:
             if network.config.fuse_subwords:
                 raise InputError(
