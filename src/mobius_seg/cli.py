@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mobius_seg.cli_options import build_parser, train_config
 from mobius_seg.errors import InputError
+from mobius_seg.extras import EXTRAS
 from mobius_seg.terminal import (
     make_console,
     print_error,
@@ -28,22 +29,6 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-_EXTRAS = {
-    "accelerate": "train",
-    "cv2": "train",
-    "matplotlib": "train",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "openvino": "openvino",
-    "resvg_py": "train",
-    "scipy": "train",
-    "tensorboard": "train",
-    "tqdm": "train",
-    "vtkmodules": "train",
-    "supervision": "supervision",
-}
-"""Which extra of the package brings a module that a subcommand imports when it runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error)
         return USER_ERROR
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         print_error(

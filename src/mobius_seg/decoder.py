@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.box_reading import BoxReader
 from mobius_seg.calibration import stage_confidence
@@ -16,6 +15,7 @@ from mobius_seg.layers import (
     DeformableAttention,
     FeedForward,
     SelfAttention,
+    attend,
     flatten_map,
     grid_centers,
     merge_heads,
@@ -178,9 +178,7 @@ class DecoderLayer(nn.Module):
             assert memory.value is not None
             bias = self.box_bias(boxes_BQ4, memory.shapes).to(memory.key.dtype)
             query = split_heads(self.cross_query(normed), self.heads).to(memory.key.dtype)
-            attended = F.scaled_dot_product_attention(
-                query, memory.key, memory.value, attn_mask=bias
-            )
+            attended = attend(query, memory.key, memory.value, bias)
             read = self.cross_out(merge_heads(attended))
         if self.box_reader is not None:
             assert memory.box_map is not None

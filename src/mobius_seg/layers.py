@@ -162,6 +162,39 @@ def merge_heads(x_BhND: Tensor) -> Tensor:
     return x_BhND.transpose(1, 2).reshape(batch, count, heads * dim)
 
 
+def attend(
+    query_BhND: Tensor, key_BhMD: Tensor, value_BhMD: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017).
+
+    In an exported graph it is written out: torch's own decomposition guards rows that may read
+    nothing with six more operators, which no row here needs and which keep runtimes for phones from
+    running the whole in one part.
+
+    Args:
+        query_BhND: [B, heads, N, D].
+        key_BhMD: [B, heads, M, D].
+        value_BhMD: [B, heads, M, D].
+        bias: added to the products, or bool with False where nothing is read (some key of each row
+            is); broadcastable to [B, heads, N, M].
+
+    Returns:
+        [B, heads, N, D].
+    """
+    read_BhND: Tensor
+    if not torch.compiler.is_exporting():
+        read_BhND = F.scaled_dot_product_attention(query_BhND, key_BhMD, value_BhMD, attn_mask=bias)
+        return read_BhND
+    scale = query_BhND.shape[-1] ** -0.5
+    product_BhNM = (query_BhND * scale) @ key_BhMD.transpose(2, 3)
+    if bias is not None and bias.dtype == torch.bool:
+        product_BhNM = product_BhNM.masked_fill(~bias, -torch.inf)
+    elif bias is not None:
+        product_BhNM = product_BhNM + bias
+    read_BhND = product_BhNM.softmax(-1) @ value_BhMD
+    return read_BhND
+
+
 class SelfAttention(nn.Module):
     """Pre-norm multi-head self-attention residual; positions are added to queries and keys.
 
@@ -183,7 +216,7 @@ class SelfAttention(nn.Module):
         """[B, N, C] tokens and their positions (broadcastable) -> [B, N, C]."""
         normed = self.norm(x_BNC)
         query, key = self.query_key(normed + position_BNC).chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             split_heads(query, self.heads),
             split_heads(key, self.heads),
             split_heads(self.value(normed), self.heads),

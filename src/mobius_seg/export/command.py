@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 BAR_MISSED = 1
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
-_PACKAGES = {"onnx": _ONNX, "openvino": (*_ONNX, "openvino")}
+_PACKAGES = {
+    "onnx": _ONNX,
+    "openvino": (*_ONNX, "openvino"),
+    "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert"),
+}
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -37,6 +42,10 @@ def run_export(options: argparse.Namespace) -> int:
         size=options.size,
         dynamic_size=options.dynamic_size,
         precision=options.precision,
+        names_count=options.names_count,
+        segments=options.segments,
+        calibration_images=options.calibration_images,
+        calibration_limit=options.calibration_limit,
     )
     _check_parity_options(options)
     import torch
@@ -47,7 +56,7 @@ def run_export(options: argparse.Namespace) -> int:
     if source.random:
         print_warning(f"{request.model} has no weights: it is exported with random ones")
     make_folder(request.out)
-    _check_packages(request.runtime)
+    _check_packages(request)
     from mobius_seg.export.write import export_model
 
     spec, graphs = export_model(request, source)
@@ -70,13 +79,14 @@ def run_export(options: argparse.Namespace) -> int:
     return 0 if report["passed"] else BAR_MISSED
 
 
-def _check_packages(runtime: str) -> None:
+def _check_packages(request: ExportRequest) -> None:
     """What the export needs is there before it begins.
 
     Raises:
         ModuleNotFoundError: it is not; the command line says which extra brings it.
     """
-    for name in _PACKAGES[runtime]:
+    encoder = _ONNX if "dynamic" in request.vocabularies else ()
+    for name in dict.fromkeys((*_PACKAGES[request.runtime], *encoder)):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 

@@ -16,6 +16,7 @@ import torch
 from mobius_seg.calibration_file import EVERYTHING, NAMES
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.export.chain import CHAIN, ChainSession, open_chain
 from mobius_seg.export.session import Array, Session, open_session
 from mobius_seg.export.spec import ExportSpec, GraphFile
 from mobius_seg.instances import Instances
@@ -47,11 +48,27 @@ def open_exported(
         InputError: the folder is none, or its runtime cannot be used.
     """
     spec, folder = ExportSpec.read(folder), Path(folder)
-    sessions = {
+    sessions = open_sessions(spec, folder, threads)
+    return ExportedModel(spec, sessions, text_encoder=text_encoder)
+
+
+def open_sessions(spec: ExportSpec, folder: Path, threads: int | None) -> dict[str, Session]:
+    """Every graph of a folder by its vocabulary, or its chain.
+
+    Args:
+        spec: what ``model.json`` says.
+        folder: of the export.
+        threads: CPU threads; None for the runtime's own choice.
+
+    Raises:
+        InputError: a file is missing or broken.
+    """
+    if CHAIN in spec.facts:
+        return {spec.main.vocabulary: open_chain(folder, spec, threads)}
+    return {
         graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
         for graph in spec.graphs
     }
-    return ExportedModel(spec, sessions, text_encoder=text_encoder)
 
 
 def open_for_commands(options: argparse.Namespace) -> "ExportedModel":
@@ -171,8 +188,8 @@ class ExportedModel:
     ) -> Any:
         """Find the instances that are asked for; as :meth:`mobius_seg.Predictor.predict`.
 
-        Pictures are fitted into the graph's input where that has a fixed size. Results carry no
-        receipt: ``model.json`` states the schedule, the same for every picture.
+        Pictures are fitted into the graph's input where that has a fixed size. Results of a chain
+        carry a receipt; for others ``model.json`` states the schedule of every picture.
 
         Args:
             images: a picture or a list.
@@ -248,6 +265,12 @@ class ExportedModel:
             text_KD = self.encode(texts)
         elif graph.vocabulary == "baked":
             columns = [graph.names.index(text) for text in texts]
+        session = self._sessions[graph.vocabulary]
+        if isinstance(session, ChainSession):
+            for row, job in enumerate(jobs):
+                one, limit = image_B3HW[row : row + 1], limits[job.index]
+                results[job.index] = session.instances(one, text_KD, columns, job, limit)
+            return
         found = self._run_graph(graph, image_B3HW, text_KD)
         for row, job in enumerate(jobs):
             scores_QK = torch.from_numpy(found["scores"][row][:, columns])

@@ -1,0 +1,111 @@
+"""``mobius-seg export`` for phones, in int8 and in segments: written, run again, compared."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobius_seg.cli import main
+from mobius_seg.export import open_exported
+from mobius_seg.export.chain import CHAIN
+from mobius_seg.export.spec import SPEC_FILE
+
+for _package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(_package, reason=f"{_package} is not installed (extra export)")
+
+Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.slow
+FILES = {"executorch": "model.pte", "litert": "model.tflite"}
+PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of noise to calibrate with."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for i in range(4):
+        pixels = generator.integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("runtime", FILES)
+def test_a_phone_says_what_the_network_says(
+    runtime: str, tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    pytest.importorskip(
+        PACKAGES[runtime], reason=f"{PACKAGES[runtime]} is not installed (extra {runtime})"
+    )
+    out = tmp_path / "phone"
+    options = ["--format", runtime, "--names", "cup,spoon", "--operating-point", "fast"]
+    assert main(["export", "--model", "mobius-test", *options, "--out", str(out)]) == 0
+    values = json.loads((out / SPEC_FILE).read_text())
+    assert values["file"] == FILES[runtime]
+    assert values["batch"] == 1
+    assert values["inputs"] == {"image": [1, 3, 64, 64]}
+    rows = json.loads((out / "parity.json").read_text())["cases"]["baked"]
+    assert [row["batch"] for row in rows] == [1, 4]
+    assert all(row["mask_iou"] > 0.999 and row["score"] < 1e-3 for row in rows)
+    found = open_exported(out, threads=1).predict([photo, photo[::-1].copy()], threshold=0.0)
+    assert [entry.image_size for entry in found] == [(48, 80), (48, 80)]
+
+
+@pytest.mark.parametrize("runtime", FILES)
+def test_a_missing_package_names_its_extra(
+    runtime: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    missing = PACKAGES[runtime]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+    )
+    options = ["--format", runtime, "--names", "cup", "--out", str(tmp_path / "out")]
+    assert main(["export", "--model", "mobius-test", *options]) == 2
+    error = capsys.readouterr().err
+    assert f"{missing} is not installed" in error.replace("\n", " ")
+    assert f"mobius-seg[{runtime}]" in error
+
+
+def test_segments_are_chained(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
+    out = tmp_path / "chain"
+    options = ["--segments", "--names", "cup,spoon", "--operating-point", "full"]
+    assert main(["export", "--model", "mobius-test", *options, "--out", str(out)]) == 0
+    values = json.loads((out / SPEC_FILE).read_text())
+    assert values["facts"][CHAIN]["layers"] == ["layer_1.onnx", "layer_2.onnx"]
+    assert not (out / "model.onnx").exists()
+    report = json.loads((out / "parity.json").read_text())
+    assert report["passed"]
+    assert all(row["receipt"] and row["score"] < 1e-4 for row in report["cases"]["baked"])
+    found = open_exported(out, threads=1).predict(photo, names=["spoon"], threshold=0.0)
+    assert set(found.names) <= {"spoon"}
+    assert found.receipt is not None
+    assert list(found.receipt.queries) == values["schedule"]["queries"]
+    # A plain export into the same folder leaves no segment behind.
+    again = ["export", "--model", "mobius-test", "--names", "cup", "--no-parity"]
+    assert main([*again, "--out", str(out)]) == 0
+    assert not [*out.glob("layer_*.onnx"), *out.glob("encode.onnx"), *out.glob("masks.onnx")]
+
+
+def test_int8(tmp_path: Path, pictures: Path) -> None:
+    from onnx import TensorProto, load
+
+    out = tmp_path / "int8"
+    options = ["--names", "cup", "--precision", "int8", "--calibration-images", str(pictures)]
+    assert main(["export", "--model", "mobius-test", *options, "--out", str(out)]) == 0
+    graph = load(out / "model.onnx").graph
+    kinds = {tensor.data_type for tensor in graph.initializer}
+    assert TensorProto.INT8 in kinds
+    report = json.loads((out / "quantization.json").read_text())["model.onnx"]
+    assert report["pictures"] == 4
+    paths = {row["path"] for row in (*report["layers"], *report["kept_in_float32"])}
+    assert "backbone.body.conv_stem" in paths
+    assert any(path.startswith("decoder.layers.0") for path in paths)
+    assert not any("heads" in path or "box_bias" in path for path in paths)
+    assert any("heads" in path for path in report["always_float32"]["layers"])
+    rows = json.loads((out / "parity.json").read_text())["cases"]["baked"]
+    assert all(row["mask_iou"] > 0.5 and 0 < row["score"] < 0.2 for row in rows)
