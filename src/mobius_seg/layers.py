@@ -308,16 +308,20 @@ def move_boxes(boxes: Tensor, step: Tensor, form: str) -> Tensor:
         step: [..., 4], of the same meaning.
         form: ``logit``: added to the boxes' logits (Deformable DETR, Zhu et al. 2021);
             ``relative``: the centre moves by shares of the sides, the sides grow by factors
-            exp(step) (R-CNN, Girshick et al. 2014), so that a step means the same everywhere.
+            exp(step) (R-CNN, Girshick et al. 2014), so that a step means the same everywhere. What
+            leaves the picture is put on its border; the gradient passes as if it were not.
     """
     if form == "logit":
         return (step + inverse_sigmoid(boxes)).sigmoid()
     center, side = boxes[..., :2], boxes[..., 2:]
     moved = center + step[..., :2].clamp(-_FARTHEST, _FARTHEST) * side
     grown = side * step[..., 2:].clamp(-_MOST_GROWTH, _MOST_GROWTH).exp()
-    return torch.cat([moved, grown], -1)
+    free = torch.cat([moved, grown], -1)
+    held = torch.cat([moved.clamp(0, 1), grown.clamp(_LEAST_SIDE, 1)], -1)
+    return held.detach() + (free - free.detach()) if free.requires_grad else held
 
 
+_LEAST_SIDE = 1e-5  # of a box, as a share of the picture
 _FARTHEST = 8.0  # sides that a centre moves at most
 _MOST_GROWTH = 3.5  # logarithm of the most that a side grows
 

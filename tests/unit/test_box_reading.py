@@ -98,3 +98,14 @@ def test_a_layer_sees_what_its_box_covers() -> None:
         changed[..., cell[0], cell[1]] += 10
         moved = run({**maps, 8: changed})
         assert torch.equal(moved, plain) is same
+
+
+def test_what_leaves_the_picture_stops_at_its_border_and_still_learns() -> None:
+    boxes = torch.tensor([[0.9, 0.1, 0.5, 0.5]])
+    step = torch.tensor([[1.0, -1.0, 2.0, -0.5]], requires_grad=True)
+    moved = move_boxes(boxes, step, "relative")
+    assert moved[0, :3].tolist() == [1.0, 0.0, 1.0]
+    assert torch.equal(moved, move_boxes(boxes, step.detach(), "relative"))
+    moved.sum().backward()
+    assert step.grad is not None
+    assert (step.grad > 0).all()
