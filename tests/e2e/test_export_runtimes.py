@@ -10,9 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobius_seg.cli import main
+from mobius_seg.errors import InputError
 from mobius_seg.export import open_exported
-from mobius_seg.export.chain import CHAIN
-from mobius_seg.export.spec import SPEC_FILE
+from mobius_seg.export.chain import CHAIN, ChainSession, open_chain
+from mobius_seg.export.chain_parity import chain_cases
+from mobius_seg.export.graph import ExportGraph
+from mobius_seg.export.report import measure_parity
+from mobius_seg.export.request import ExportRequest, open_source
+from mobius_seg.export.spec import SPEC_FILE, ExportSpec
+from mobius_seg.export.write import export_model
+from mobius_seg.prompts import Prompt, build_batch
+from mobius_seg.pruning import PruningPolicy
+from mobius_seg.text import default_encoder
 
 for _package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(_package, reason=f"{_package} is not installed (extra export)")
@@ -85,10 +94,46 @@ def test_segments_are_chained(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
     assert set(found.names) <= {"spoon"}
     assert found.receipt is not None
     assert list(found.receipt.queries) == values["schedule"]["queries"]
+    _one_query_goes_on(open_chain(out, ExportSpec.read(out), 1))
     # A plain export into the same folder leaves no segment behind.
     again = ["export", "--model", "mobius-test", "--names", "cup", "--no-parity"]
     assert main([*again, "--out", str(out)]) == 0
     assert not [*out.glob("layer_*.onnx"), *out.glob("encode.onnx"), *out.glob("masks.onnx")]
+
+
+def _one_query_goes_on(session: ChainSession) -> None:
+    """The layers run with a single query, which no example of the exporter had."""
+    session.policy = PruningPolicy(thresholds=(0.0, 1.0), floors=((2.0, 2.0),))
+    prompt = build_batch([Prompt(names=("cup", "spoon"))], default_encoder())
+    graph = ExportGraph(open_source("mobius-test").network, PruningPolicy(), prompt)
+    images_B3HW = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    for row in chain_cases(graph, session, images_B3HW, None):
+        assert row["queries"] == [12, 1, 1]
+        assert row["receipt"]
+        assert row["score"] < 1e-4
+        assert row["mask_iou"] > 0.99
+
+
+def test_segments_take_names_as_an_input(tmp_path: Path) -> None:
+    request = ExportRequest(
+        model="mobius-test", out=tmp_path, segments=True, operating_point="fast", text_files=False
+    )
+    spec, graphs = export_model(request, open_source("mobius-test"))
+    report = measure_parity(tmp_path, spec, graphs, threads=1)
+    assert report["passed"]
+    assert {row["names"] for row in report["cases"]["dynamic"]} == {5, 80}
+    assert all(row["score"] < 1e-4 for row in report["cases"]["dynamic"])
+    with pytest.raises(InputError, match="one a call"):
+        open_exported(tmp_path).run(np.zeros((2, 3, 64, 64), "f"), np.ones((1, 384), "f"))
+
+
+def test_segments_have_no_ap(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "none.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    options = ["--segments", "--names", "cup", "--out", str(tmp_path / "out")]
+    parity = ["--parity-annotations", str(tmp_path / "none.json"), "--parity-images", str(tmp_path)]
+    assert main(["export", "--model", "mobius-test", *options, *parity]) == 2
+    assert "picture by picture" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_int8(tmp_path: Path, pictures: Path) -> None:

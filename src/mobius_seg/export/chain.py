@@ -184,6 +184,7 @@ class ChainSession:
             tokens=0,
             queries=result.queries,
             masks=computed,
+            text_known=text_KD is None,
         )
         return replace(found, receipt=receipt)
 
@@ -215,7 +216,7 @@ def open_chain(folder: Path, spec: ExportSpec, threads: int | None) -> ChainSess
     """
     facts, where = spec.facts[CHAIN], str(folder)
     try:
-        files = [Path(file).name for file in (facts["encode"], *facts["layers"], facts["masks"])]
+        files = [Path(file).name for file in chain_files(facts)]
         policy, maps = facts["policy"], facts["maps"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: the chain's description is malformed: {error!r}") from None
@@ -250,6 +251,11 @@ def chain_facts(
         "policy": policy.to_dict(),
         "maps": None if maps is None else maps.as_dict(),
     }
+
+
+def chain_files(facts: dict[str, Any]) -> list[str]:
+    """The segments that :func:`chain_facts` names, in their order."""
+    return [facts["encode"], *facts["layers"], facts["masks"]]
 
 
 def _open(file: Path, threads: int | None) -> Any:

@@ -105,6 +105,8 @@ def _check_parity_options(options: argparse.Namespace) -> None:
         return
     if not options.parity:
         raise InputError("--no-parity leaves out what --parity-annotations is for")
+    if options.segments:
+        raise InputError("--parity-annotations: segments are compared picture by picture alone")
     from mobius_seg.data.coco import read_coco
 
     read_coco(annotations)
@@ -114,13 +116,17 @@ def _check_parity_options(options: argparse.Namespace) -> None:
 
 def _print_spec(request: ExportRequest, spec: "ExportSpec") -> None:
     """What was written."""
+    from mobius_seg.export.chain import CHAIN, chain_files
+
     console = make_console()
     schedule = spec.schedule
     for graph in spec.graphs:
-        size = (request.out / graph.file).stat().st_size / 1e6
+        files = chain_files(spec.facts[CHAIN]) if CHAIN in spec.facts else [graph.file]
+        size = sum((request.out / file).stat().st_size for file in files) / 1e6
         names = f", {len(graph.names)} names" if graph.names else ""
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
         console.print(
-            f"{request.out / graph.file}: {graph.vocabulary}{names}, {size:.1f} MB",
+            f"{request.out / graph.file}{more}: {graph.vocabulary}{names}, {size:.1f} MB",
             soft_wrap=True,
         )
     console.print(

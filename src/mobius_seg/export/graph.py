@@ -83,13 +83,13 @@ class ExportGraph(nn.Module):
         self.dynamic = prompt is None
         self.padded = padded and self.dynamic
         self.columns = 0
-        self.eval()
         if prompt is None:
             if network.config.fuse_subwords:
                 raise InputError(
                     f"{network.config.name} fuses the sub-words of names, so its vocabulary cannot"
                     " be an input; give --names"
                 )
+            self.eval()
             return
         if prompt.pooled_mask_BK is not None or prompt.pooled_BKD.shape[0] != 1:
             raise InputError("a graph holds one prompt, the same for every picture")
@@ -99,6 +99,7 @@ class ExportGraph(nn.Module):
             pixels = self.network.pixel_decoder
             pixels.add_module("fuse", BakedFusion(pixels.fuse, tokens_BTC))
         self.register_buffer("tokens", tokens_BTC.detach().clone())
+        self.eval()
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> Found:
         """Segment.

@@ -28,6 +28,7 @@ PROBES = 8
 LEAST_DB, MOST_LOST_DB = 12.0, 6.0
 """A layer goes back to float32 where its result has less than the first and the layer itself has
 lost more than the second."""
+_AT_ONCE = 32  # values of each graph that are held while they are compared
 _LAYERS = ("Conv", "MatMul", "Gemm")
 _BETWEEN = ("Add", "Relu", "Clip", "AveragePool", "MaxPool", "Resize")
 _ROUNDED = "_DequantizeLinear_Output"
@@ -231,6 +232,18 @@ def _ratios(
     model: Any, quantised: Any, pairs: list[tuple[str, str]], feeds: Sequence[Feed]
 ) -> dict[tuple[str, str], float | None]:
     """SQNR in decibels of pairs of values; None where there is no noise or no signal."""
+    parts = [pairs[start : start + _AT_ONCE] for start in range(0, len(pairs), _AT_ONCE)]
+    return {
+        pair: ratio
+        for part in parts
+        for pair, ratio in _ratios_at_once(model, quantised, part, feeds).items()
+    }
+
+
+def _ratios_at_once(
+    model: Any, quantised: Any, pairs: list[tuple[str, str]], feeds: Sequence[Feed]
+) -> dict[tuple[str, str], float | None]:
+    """The same, with every value of both graphs in memory."""
     names = [sorted({pair[side] for pair in pairs}) for side in range(2)]
     sides = [_session_with(*side) for side in zip((model, quantised), names, strict=True)]
     signal, noise = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0.0)

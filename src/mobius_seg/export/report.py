@@ -60,8 +60,7 @@ def measure_parity(
     Raises:
         InputError: the annotations or pictures cannot be used.
     """
-    if CHAIN in spec.facts and annotations is not None:
-        raise InputError("--parity-annotations: chains are compared picture by picture alone")
+    assert annotations is None or CHAIN not in spec.facts, "segments have no AP of their own"
     ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
     theirs = open_sessions(spec, folder, threads)
     facts = _tensor_facts(spec, graphs, ours, theirs)
@@ -132,12 +131,14 @@ def print_parity(report: dict[str, Any]) -> None:
 
     table = Table("graph")
     keys = ("score", "logit", "mask_iou", "mask_iou_min", "box_iou", "classes")
-    for title in ("names", "batch", *keys):
+    cases = [(vocabulary, row) for vocabulary, rows in report["cases"].items() for row in rows]
+    inputs = ["names", "batch", "picture", "threshold", "queries"]  # the last three of a chain
+    inputs = [key for key in inputs if any(key in row for _, row in cases)]
+    for title in (*inputs, *keys):
         table.add_column(title.replace("_", " "), justify="right")
-    for vocabulary, rows in report["cases"].items():
-        for row in rows:
-            shown = (f"{row[key]:.2g}" if key in keys[:2] else f"{row[key]:.4f}" for key in keys)
-            table.add_row(vocabulary, str(row["names"]), str(row["batch"]), *shown)
+    for vocabulary, row in cases:
+        shown = (f"{row[key]:.2g}" if key in keys[:2] else f"{row[key]:.4f}" for key in keys)
+        table.add_row(vocabulary, *(_text(row.get(key)) for key in inputs), *shown)
     console = make_console()
     console.print(table)
     ap = report["ap"]
@@ -154,3 +155,8 @@ def print_parity(report: dict[str, Any]) -> None:
         limit = f"at least {bar['at_least']}" if "at_least" in bar else f"at most {bar['at_most']}"
         verdict = "holds" if bar["holds"] else "MISSED"
         console.print(f"{bar['bar']} {bar['value']:.4f}, {limit}: {verdict}", soft_wrap=True)
+
+
+def _text(value: Any) -> str:
+    """A case's input as it is shown."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -161,7 +161,8 @@ class ExportedModel:
             [B, Q, H / 4, W / 4]; see docs/export.md.
 
         Raises:
-            InputError: an array does not fit, or the graph that is meant is not in the folder.
+            InputError: an array does not fit, the graph that is meant is not in the folder, or a
+                chain gets several pictures, each of which would keep its own queries.
         """
         graph = self.spec.main if text_KD is None else self.spec.dynamic
         if graph is None or (text_KD is None and graph.vocabulary == "dynamic"):
@@ -297,9 +298,10 @@ class ExportedModel:
     def _run_graph(
         self, graph: GraphFile, image_B3HW: Array, text_KD: Array | None
     ) -> dict[str, Array]:
-        """A batch; one picture a call where the graph takes no more."""
+        """A batch; one picture a call where the graph takes no more, but a chain refuses it."""
         session = self._sessions[graph.vocabulary]
-        if self.spec.batch is None or len(image_B3HW) == self.spec.batch:
+        alone = self.spec.batch is not None and len(image_B3HW) != self.spec.batch
+        if not alone or isinstance(session, ChainSession):
             return session.run(image_B3HW, text_KD)
         rows = [session.run(image_B3HW[i : i + 1], text_KD) for i in range(len(image_B3HW))]
         return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}

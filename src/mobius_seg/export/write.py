@@ -110,6 +110,7 @@ def export_model(
     with staged(request.out) as folder:
         files: list[GraphFile] = []
         made: dict[str, Any] = {}
+        reports: dict[str, Any] = {}
         for vocabulary, graph in graphs.items():
             stem = "model" if not files else f"model_{vocabulary}"
             files.append(_describe(request, graph, vocabulary, stem, size, schedule))
@@ -119,9 +120,13 @@ def export_model(
                 made[CHAIN] = write_chain(graph, folder, size, policy, maps, facts)
                 continue
             found = _write_graph(request, graph, folder / files[-1].file, size, facts)
+            if QUANTIZATION in found:
+                reports[files[-1].file] = found.pop(QUANTIZATION)
             if found:
                 made[files[-1].file] = found
-        _write_reports(folder, made)
+        if reports:
+            report = json.dumps(reports, indent=1, allow_nan=False) + "\n"
+            (folder / QUANTIZATION_FILE).write_text(report, encoding="utf-8")
         text = {}
         if "dynamic" in graphs and request.text_files:
             text = write_text_encoder(folder)
@@ -263,16 +268,6 @@ def _write_int8(
 
     write_onnx(graph, file, size, dynamic_size=request.dynamic_size, change=change, facts=facts)
     return {QUANTIZATION: report}
-
-
-def _write_reports(folder: Path, made: dict[str, Any]) -> None:
-    """``quantization.json`` by graph, where there is any; ``model.json`` does not repeat it."""
-    reports = {
-        file: found.pop(QUANTIZATION) for file, found in made.items() if QUANTIZATION in found
-    }
-    if reports:
-        text = json.dumps(reports, indent=1, allow_nan=False) + "\n"
-        (folder / QUANTIZATION_FILE).write_text(text, encoding="utf-8")
 
 
 def _facts(request: ExportRequest, source: Source, schedule: Schedule) -> dict[str, Any]:
