@@ -28,8 +28,6 @@ for _package in ("onnx", "onnxruntime", "onnxscript"):
 
 Capture = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.slow
-FILES = {"executorch": "model.pte", "litert": "model.tflite"}
-PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +41,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("runtime", FILES)
-def test_a_phone_says_what_the_network_says(
-    runtime: str, tmp_path: Path, photo: NDArray[np.uint8]
-) -> None:
-    pytest.importorskip(
-        PACKAGES[runtime], reason=f"{PACKAGES[runtime]} is not installed (extra {runtime})"
-    )
+def test_a_phone_says_what_the_network_says(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed (extra executorch)")
     out = tmp_path / "phone"
-    options = ["--format", runtime, "--names", "cup,spoon", "--operating-point", "fast"]
+    options = ["--format", "executorch", "--names", "cup,spoon", "--operating-point", "fast"]
     assert main(["export", "--model", "mobius-test", *options, "--out", str(out)]) == 0
     values = json.loads((out / SPEC_FILE).read_text())
-    assert values["file"] == FILES[runtime]
+    assert values["file"] == "model.pte"
     assert values["batch"] == 1
     assert values["inputs"] == {"image": [1, 3, 64, 64]}
     rows = json.loads((out / "parity.json").read_text())["cases"]["baked"]
@@ -64,20 +57,27 @@ def test_a_phone_says_what_the_network_says(
     assert [entry.image_size for entry in found] == [(48, 80), (48, 80)]
 
 
-@pytest.mark.parametrize("runtime", FILES)
 def test_a_missing_package_names_its_extra(
-    runtime: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.util.find_spec
-    missing = PACKAGES[runtime]
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+        importlib.util, "find_spec", lambda name: None if name == "executorch" else real(name)
     )
-    options = ["--format", runtime, "--names", "cup", "--out", str(tmp_path / "out")]
+    options = ["--format", "executorch", "--names", "cup", "--out", str(tmp_path / "out")]
     assert main(["export", "--model", "mobius-test", *options]) == 2
     error = capsys.readouterr().err
-    assert f"{missing} is not installed" in error.replace("\n", " ")
-    assert f"mobius-seg[{runtime}]" in error
+    assert "executorch is not installed" in error.replace("\n", " ")
+    assert "mobius-seg[executorch]" in error
+
+
+def test_litert_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    options = ["--format", "litert", "--names", "cup", "--out", str(tmp_path / "out")]
+    assert main(["export", "--model", "mobius-test", *options]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "litert cannot be written" in error
+    assert "--format executorch" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_segments_are_chained(tmp_path: Path, photo: NDArray[np.uint8]) -> None:

@@ -54,6 +54,7 @@ def test_what_the_formats_refuse(tmp_path: Path) -> None:
         ({**phone, "dynamic_size": True}, "one size"),
         ({**phone, "precision": "fp16"}, "allowed: fp32"),
         ({"runtime": "openvino", "precision": "int8"}, "allowed: fp32, fp16"),
+        ({"runtime": "litert"}, "litert cannot be written: .*lint-export.*executorch"),
         ({"names_count": 5}, "names-count"),
         ({**phone, "names": ("cup",), "names_count": 5}, "names-count"),
         ({"precision": "int8"}, "calibration-images"),

@@ -18,7 +18,6 @@ _PACKAGES = {
     "onnx": _ONNX,
     "openvino": (*_ONNX, "openvino"),
     "executorch": ("executorch",),
-    "litert": ("litert_torch", "ai_edge_litert"),
 }
 
 

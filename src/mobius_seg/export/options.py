@@ -29,7 +29,8 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
     option(parser, "--model", str, default_model, "shipped model, preset, or a model's folder")
     parser.add_argument(
         "--format", choices=("onnx", "openvino", "executorch", "litert"), default="onnx",
-        help="default: onnx; the last two are for phones and have fixed shapes",
+        help="default: onnx; executorch is for phones and has fixed shapes, litert is not"
+        " written yet",
     )  # fmt: skip
     _add_graph(parser, option)
     _add_precision(parser, option)
@@ -60,7 +61,7 @@ def _add_graph(parser: argparse.ArgumentParser, option: Option) -> None:
     )  # fmt: skip
     option(
         parser, "--names-count", count, None,
-        "names that an executorch or litert graph takes at most, where they are an input (80)",
+        "names that an executorch graph takes at most, where they are an input (80)",
     )  # fmt: skip
     parser.add_argument("--everything", action="store_true", help="every object, without names")
     parser.add_argument(

@@ -20,7 +20,6 @@ from mobius_seg.export.chain import CHAIN
 from mobius_seg.export.chain_file import chain_schedule, write_chain
 from mobius_seg.export.executorch_file import write_executorch
 from mobius_seg.export.graph import ExportGraph
-from mobius_seg.export.litert_file import write_litert
 from mobius_seg.export.onnx_file import OPSET, write_onnx
 from mobius_seg.export.openvino_file import write_openvino
 from mobius_seg.export.parity import known_texts
@@ -50,16 +49,10 @@ from mobius_seg.text_features import TextEncoder
 from mobius_seg.types import TextPrompt
 from mobius_seg.version import __version__
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte", "litert": ".tflite"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}
 OWN_FILES = (
     *("model.onnx", "model_dynamic.onnx", "model.xml", "model.bin", "model_dynamic.xml"),
-    *(
-        "model_dynamic.bin",
-        "model.pte",
-        "model_dynamic.pte",
-        "model.tflite",
-        "model_dynamic.tflite",
-    ),
+    *("model_dynamic.bin", "model.pte", "model_dynamic.pte"),
     *(TEXT_FILE, TOKENIZER_FILE, PARITY_FILE, QUANTIZATION_FILE, "encode.onnx", "masks.onnx"),
 )
 """What exports write beside ``model.json``."""
@@ -67,9 +60,7 @@ _WRITERS = {
     "onnx": ("onnx", "onnxscript"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "executorch": ("executorch",),
-    "litert": ("litert-torch", "ai-edge-litert"),
 }
-_STATIC_WRITERS = {"executorch": write_executorch, "litert": write_litert}
 CALIBRATION_NAMES = 80
 """Names that a graph is calibrated with where they are an input."""
 QUANTIZATION = "quantization"
@@ -231,7 +222,7 @@ def _write_graph(
 ) -> dict[str, Any]:
     """One graph in the format asked for; what is to be said about it."""
     if request.static:
-        return _STATIC_WRITERS[request.runtime](graph, file, size, request.text_rows)
+        return write_executorch(graph, file, size, request.text_rows)
     half, free = request.precision == "fp16", request.dynamic_size
     if request.runtime == "onnx":
         if request.precision == "int8":
