@@ -1,4 +1,4 @@
-"""Claim, second model: pruning a deep decoder (nine layers), where there is more to save.
+"""Claim, further models: pruning a deep decoder (nine layers), where there is more to save.
 
     python benchmarks/claims/deep.py --list
     python benchmarks/claims/deep.py --minutes 60               # again and again until complete
@@ -16,10 +16,16 @@ runs/claims/deep/layers-9-seed0/run/static`` then makes the static points of mod
 from the static ones tuned here: their cost goes with the AP of ``static@balanced`` and
 ``static@fast``.
 
-The training has 0.6 of the setting's steps, since a step of nine layers takes longer.
+That training has 0.6 of the setting's steps, since a step of nine layers takes longer.
+
+A second one, ``layers-9-reading``, is there because the first one's layers hardly refine anything,
+so that depth is worth little to any pruning: its boxes move in steps relative to themselves and
+every layer reads a grid over its queries' boxes (``box_steps``, ``box_reading``). Its decoder is
+drawn from the seed, the rest is that of the shipped weights, and it has all of the setting's steps.
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +35,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measure import load, precision
 from pruning import Data, Experiment
-from runs import TrainingRun, deadline, list_runs, parser, perform, read_options, reserved
+from runs import (
+    TrainingRun,
+    chosen_runs,
+    deadline,
+    list_runs,
+    parser,
+    perform,
+    read_options,
+    reserved,
+)
 from setting import Bench
-from starts import ALL
+from starts import ALL, BACKBONE
 
 from mobius_seg.checkpoint import (
     CALIBRATION_FILE,
@@ -47,21 +62,30 @@ from mobius_seg.tune_pruning import tune
 
 CLAIM = "deep"
 LAYERS = 9
-STEPS = 0.6
+PLAIN, READING = f"layers-{LAYERS}", f"layers-{LAYERS}-reading"
+STEPS = {PLAIN: 0.6, READING: 1.0}
 """Share of the setting's steps."""
+NAMES = {PLAIN: f"-{LAYERS}-layers", READING: f"-{LAYERS}-layers-reading"}
+"""What follows the preset's name in the results."""
 
 
-def planned(bench: Bench) -> TrainingRun:
-    """The training."""
-    return TrainingRun(
-        claim=CLAIM,
-        variant=f"layers-{LAYERS}",
-        seed=0,
-        config=replace(bench.config, decoder_layers=LAYERS),
-        parts=ALL,
-        measure=precision,
-        train={"steps": round(STEPS * bench.setting.steps)},
-    )
+def planned(bench: Bench) -> list[TrainingRun]:
+    """Both trainings."""
+    deep = replace(bench.config, decoder_layers=LAYERS)
+    reading = replace(deep, box_steps="relative", box_reading=32)
+    kinds = {PLAIN: (deep, ALL), READING: (reading, (*BACKBONE, "pixel_decoder."))}
+    return [
+        TrainingRun(
+            claim=CLAIM,
+            variant=variant,
+            seed=0,
+            config=config,
+            parts=parts,
+            measure=precision,
+            train={"steps": round(STEPS[variant] * bench.setting.steps)},
+        )
+        for variant, (config, parts) in kinds.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
@@ -71,23 +95,30 @@ def main(argv: Sequence[str] | None = None) -> bool:
         True when everything is complete.
     """
     options, bench = read_options(parser(__doc__), argv)
-    run = planned(bench)
+    runs = chosen_runs(planned(bench), bench, options)
     if options.list:
-        list_runs([run], bench)
-        print("then the cells of pruning.py on its result, stored one by one")
+        list_runs(runs, bench)
+        print("then the cells of pruning.py on the results, stored one by one")
         return False
     try:
-        with deadline(options.minutes), reserved(run, bench) as mine:
-            if not mine:
-                print(f"{run.claim}/{run.name}: another process works on it")
-                return False
-            if not (run.folder(bench) / "run" / "model").exists():  # a result of another machine
-                (run.folder(bench) / "result.json").unlink(missing_ok=True)
-            perform(run, bench, options)
-            return _prune(run, bench, options.threads, options.results)
+        with deadline(options.minutes):
+            done = [_work(run, bench, options) for run in runs]
+            return all(done)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here")
         return False
+
+
+def _work(run: TrainingRun, bench: Bench, options: Namespace) -> bool:
+    """Train and measure one; whether it is complete."""
+    with reserved(run, bench) as mine:
+        if not mine:
+            print(f"{run.claim}/{run.name}: another process works on it")
+            return False
+        if not (run.folder(bench) / "run" / "model").exists():  # a result of another machine
+            (run.folder(bench) / "result.json").unlink(missing_ok=True)
+        perform(run, bench, options)
+        return _prune(run, bench, options.threads, options.results)
 
 
 def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
@@ -115,7 +146,7 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
     coco = read_coco(val.annotations)
     facts: dict[str, Any] = {"threads": threads, "command": "python benchmarks/claims/deep.py"}
     experiment = Experiment(
-        name=f"{model.config.name}-{LAYERS}-layers",
+        name=model.config.name + NAMES[run.variant],
         model=model,
         val=Data(coco, val.images, range(len(coco.images)), model.config.input_size),
         calib=lambda: (calib.annotations, calib.images),

@@ -260,7 +260,7 @@ def work(
     Returns:
         True when all are complete.
     """
-    chosen = _chosen(runs, bench, options)
+    chosen = chosen_runs(runs, bench, options)
     if options.list:
         list_runs(chosen, bench)
         return False
@@ -341,7 +341,7 @@ def list_runs(runs: Sequence[TrainingRun], bench: Bench) -> None:
     print(f"{done} of {len(runs)} complete; about {total / 60:.0f} minutes left (by {timed})")
 
 
-def _chosen(
+def chosen_runs(
     runs: Sequence[TrainingRun], bench: Bench, options: argparse.Namespace
 ) -> list[TrainingRun]:
     """The runs that were asked for."""

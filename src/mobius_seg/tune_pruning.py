@@ -2,8 +2,9 @@
 
 The full decoder runs once over the calib set; every candidate is then simulated on the record
 (:mod:`mobius_seg.pruning_candidates`): floors for a share eps of lost true positives, with and
-without stopping early, or schedules for all pictures alike. Those whose simulated loss is allowed
-are really run, cheapest first, until one keeps its promise.
+without stopping early, or schedules for all pictures alike. Some are really run: each time the
+cheapest whose simulated loss is allowed, corrected by what the simulation promised too much of
+those that were run before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ FORMS = ("adaptive", "static")
 FAST_FACTOR = 4.0
 """The point ``fast`` may lose so many times what ``balanced`` may."""
 
-_RUNS = 5  # candidates of one point that are really run
+_RUNS = 8  # candidates of one point that are really run
 _ALIKE = 1.05  # costs within this factor are the same: the smaller loss decides
 _BATCH = 4
 
@@ -149,24 +150,39 @@ class _Runs:
         That is ``full`` where nothing else is. Of policies that cost about the same the one that
         loses least.
         """
-        promising = [one for one in found if one.loss <= most]
-        alike = [one for one in promising if one.decoder_gmac <= _ALIKE * promising[0].decoder_gmac]
-        promising = [*sorted(alike, key=lambda one: one.loss)[:_RUNS], *promising][:_RUNS]
-        # Where simulated figures promise too much: ask for less and less.
-        careful = [one for one in found if one.loss <= most / 2]
-        for candidate in promising + careful[:: max(1, len(careful) // _RUNS)]:
-            measured = self.measure(candidate.policy, name)
-            if measured_loss(full, measured, metric) <= most + 1e-9:
-                break
         self._done[PruningPolicy()] = full
-        allowed = [
+        gaps: list[float] = []  # measured loss less the simulated one
+        for _ in range(_RUNS):
+            gap = max(0.0, float(np.mean(gaps))) if gaps else 0.0
+            least = min(_cost(point) for point in self._allowed(full, most, metric))
+            promising = [
+                one
+                for one in found
+                if one.policy not in self._done
+                and one.loss + gap <= most
+                and one.decoder_gmac < least
+            ]
+            if not promising:
+                break
+            dear = _ALIKE * promising[0].decoder_gmac
+            alike = [one for one in promising if one.decoder_gmac <= dear]
+            candidate = min(alike, key=lambda one: one.loss)
+            measured = self.measure(candidate.policy, name)
+            gaps.append(measured_loss(full, measured, metric) - candidate.loss)
+        allowed = self._allowed(full, most, metric)
+        dear = _ALIKE * min(_cost(point) for point in allowed)
+        alike_points = [point for point in allowed if _cost(point) <= dear]
+        return min(alike_points, key=lambda one: measured_loss(full, one.measured, metric))
+
+    def _allowed(
+        self, full: dict[str, float | None], most: float, metric: str
+    ) -> list[OperatingPoint]:
+        """Of everything that was run, what loses no more than is allowed."""
+        return [
             OperatingPoint(policy, measured)
             for policy, measured in self._done.items()
             if measured_loss(full, measured, metric) <= most + 1e-9
         ]
-        dear = _ALIKE * min(point.measured["decoder_gmac"] or 0.0 for point in allowed)
-        alike_points = [one for one in allowed if (one.measured["decoder_gmac"] or 0.0) <= dear]
-        return min(alike_points, key=lambda one: measured_loss(full, one.measured, metric))
 
     def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
         """AP, recall and mean cost of a policy at threshold 0."""
@@ -225,6 +241,11 @@ class _Runs:
         ran = [*receipt.queries, *[0] * (self._stages - len(receipt.queries))]
         counts = {"layers": float(receipt.layers), "queries": float(np.mean(receipt.queries))}
         return counts | {queries_key(stage): float(count) for stage, count in enumerate(ran)}
+
+
+def _cost(point: OperatingPoint) -> float:
+    """Mean GMAC of its decoder."""
+    return point.measured["decoder_gmac"] or 0.0
 
 
 def measured_loss(

@@ -226,6 +226,41 @@ def test_a_point_is_the_cheapest_policy_that_was_run() -> None:
     assert nothing.policy == PruningPolicy()
 
 
+def test_the_search_learns_how_much_the_simulation_promises_too_much() -> None:
+    full: dict[str, float | None] = {
+        "mask_ap": 0.5,
+        "agnostic_mask_ap": 0.5,
+        "agnostic_ar100": 0.5,
+        "decoder_gmac": 100.0,
+    }
+    # Dearer policies lose less; each really loses a point more than its simulation says.
+    found = [
+        Candidate(PruningPolicy.static((100 + cost,), 1), 2.0 - 0.02 * cost, float(cost))
+        for cost in range(1, 100)
+    ]
+    simulated = {one.policy: one for one in found}
+    runs: list[float] = []
+
+    class Runs(_Runs):
+        def __init__(self) -> None:
+            self._done = {}
+
+        def measure(self, policy: PruningPolicy, _name: str) -> dict[str, float | None]:
+            one = simulated[policy]
+            runs.append(one.decoder_gmac)
+            value = full | {
+                "agnostic_mask_ap": 0.5 - (one.loss + 1) / 100,
+                "decoder_gmac": one.decoder_gmac,
+            }
+            self._done[policy] = value
+            return value
+
+    point = Runs().cheapest(found, 1.3, "ap", full, "balanced")
+    assert point.measured["decoder_gmac"] is not None
+    assert 85 <= point.measured["decoder_gmac"] <= 90  # the cheapest that keeps it costs 85
+    assert len(runs) <= 8
+
+
 def test_floors_between_level_scores_still_drop(records: list[ImageRecord]) -> None:
     level = [
         dataclasses.replace(one, scores_SQ=0.6 + one.scores_SQ.double() * 1e-9) for one in records

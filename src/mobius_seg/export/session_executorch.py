@@ -49,7 +49,7 @@ class ExecutorchSession:
             found = self._method.execute(inputs)
             # Copies: the program's outputs lie in memory that the next call writes.
             values = {
-                name: np.array(value, np.float32)
+                name: np.array(value.numpy(), np.float32)
                 for name, value in zip(OUTPUTS, found, strict=True)
             }
             return {**values, "scores": values["scores"][..., :names]}
