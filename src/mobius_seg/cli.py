@@ -380,4 +380,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": _later("export.command", "run_export"),
     "lint-export": _later("export.lint_command", "run_lint"),
     "bench": _later("bench.command", "run_bench"),
+    "pareto": _later("pareto.command", "run_pareto"),
 }

@@ -10,6 +10,7 @@ from mobius_seg.bench.options import add_bench
 from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
+from mobius_seg.pareto.options import add_pareto
 from mobius_seg.train.settings import TrainConfig
 
 DEFAULT_MODEL = "mobius-n"
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_export(partial(_add, commands), _option, DEFAULT_MODEL)
     add_lint(partial(_add, commands))
     add_bench(_add(commands, "bench", "Time models in every runtime, beside other networks."))
+    add_pareto(_add(commands, "pareto", "Show accuracy against time and cost on one page."))
     return parser
 
 

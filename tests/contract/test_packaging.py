@@ -127,7 +127,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_the_package_data(wheel: Path) -> None:
     package = ROOT / "src" / "mobius_seg"
-    data = [p for p in package.rglob("*") if p.suffix in (".safetensors", ".json", ".typed")]
+    kinds = (".safetensors", ".json", ".typed", ".html", ".css", ".js")
+    data = [p for p in package.rglob("*") if p.suffix in kinds]
     wanted = {p.relative_to(package.parent).as_posix() for p in data}
     weights = "mobius_seg/weights/mobius-n"
     wanted |= {f"{weights}/{n}" for n in ("config.json", "model.safetensors", "training.json")}

@@ -138,6 +138,13 @@ def test_names(data_set: Path, batch: int) -> None:
     assert figures["conditions"]["batch"] == batch
     assert [c["count"] for c in oracle.calls][:2] == [1, min(batch, 5)]  # the first warms up
     assert sum(c["count"] for c in oracle.calls[1:]) == 5
+
+
+def test_an_operating_point_is_passed_on_and_answers_are_told_once(data_set: Path) -> None:
+    oracle, told = Oracle(data_set), []
+    run(data_set, oracle, batch=2, operating_point="fast", seen=told.append)
+    assert {call["operating_point"] for call in oracle.calls} == {"fast"}
+    assert [one.image_size for one in told] == SIZES  # the call to warm up is not among them
     assert oracle.calls[0]["names"] == list(NAMES)
     assert (oracle.calls[0]["threshold"], oracle.calls[0]["max_instances"]) == (0.0, 100)
     assert oracle.calls[0]["names_per_instance"] == 100  # every pair that can be among the best 100

@@ -27,6 +27,8 @@ LANGUAGES = {"python", "bash", "json", "text", "bibtex"}
 SMALLER = {
     "--preset mobius-n --weights mobius-n": "--preset mobius-test --weights runs/mobius-n/model",
     "--preset mobius-n": "--preset mobius-test",
+    "--models mobius-n@256,mobius-n@320": "--models runs/mobius-n@64 --runs 1 --blocks 1",
+    "--runtimes torch,onnx": "--runtimes torch",
     "--steps 10000 --size 192@0,256@0.6": "--steps 2 --size 64",
     "--minutes 30": "--steps 2",
     "--count 500": "--count 2",

@@ -125,7 +125,7 @@ def test_levels_are_fused_as_one_sequence() -> None:
 def test_where_text_is_fused(fusion: Any, touched: set[int]) -> None:
     """Without mixing, text reaches exactly the strides it is fused at."""
     decoder = MultiscalePixelDecoder(
-        replace(BASELINE, fusion=fusion, mixing_layers=0), (8, 16, 24, 32)
+        replace(BASELINE, fusion=fusion, bottleneck_stride=16, mixing_layers=0), (8, 16, 24, 32)
     ).eval()
     sides = ((8, 16), (16, 8), (24, 4), (32, 2))
     maps = [normal(1, channels, side, side) for channels, side in sides]

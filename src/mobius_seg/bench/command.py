@@ -56,7 +56,7 @@ def run_bench(options: argparse.Namespace) -> int:
         contenders = [*ours, *_stages_of(ours), *peers]
         if not contenders:
             raise InputError("nothing is left to measure")
-        measured = _measure(contenders, options, leave_out)
+        measured = measure_all(contenders, options, leave_out)
     if not measured:
         raise InputError("nothing could be measured")
     timed = [one for one in measured if one.contender.runtime != STAGES]
@@ -143,12 +143,18 @@ def _stages_of(contenders: Sequence[Contender]) -> list[Contender]:
     ]
 
 
-def _measure(
+def measure_all(
     contenders: Sequence[Contender],
     options: argparse.Namespace,
     left_out: Callable[[str], None],
 ) -> list[Measured]:
-    """All blocks, under a progress bar where one can be seen."""
+    """All blocks, under a progress bar where one can be seen.
+
+    Args:
+        contenders: what is measured.
+        options: with ``runs`` and ``blocks``.
+        left_out: told in one line of each contender that cannot be measured.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = make_console(stderr=True)

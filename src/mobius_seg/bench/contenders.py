@@ -39,6 +39,9 @@ class Contender:
             :data:`ALL_NAMES` where none may be left out.
         path: the exported folder or the peer's file; empty for torch.
         seed: of weights that a preset has not, the picture and the text vectors.
+        scenes: pictures that the network runs on in turn, so that a policy which looks at each can
+            do so; empty = one picture of noise and the fixed schedule.
+        asked: with ``scenes``, the names themselves.
     """
 
     model: str
@@ -51,6 +54,8 @@ class Contender:
     vocabulary: str = ""
     path: str = ""
     seed: int = 0
+    scenes: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -67,7 +72,8 @@ class Contender:
     def from_json(cls, text: str) -> Self:
         """Read what :meth:`to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**values | {"size": tuple(values["size"])})
+        lists = {key: tuple(values.get(key, ())) for key in ("size", "scenes", "asked")}
+        return cls(**values | lists)
 
 
 @dataclass(frozen=True, kw_only=True)

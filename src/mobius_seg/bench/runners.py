@@ -70,6 +70,10 @@ def load_runner(contender: Contender) -> Runner:
         return PeerRunner(contender)
     if contender.runtime == "predict":
         return PredictRunner(contender)
+    if contender.scenes:
+        from mobius_seg.bench.adaptive import AdaptiveRunner
+
+        return AdaptiveRunner(contender)
     return TorchRunner(contender) if contender.runtime == "torch" else ExportedRunner(contender)
 
 

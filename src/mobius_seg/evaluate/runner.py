@@ -22,8 +22,9 @@ are not in it.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from mobius_seg.version import __version__
 if TYPE_CHECKING:
     from mobius_seg.instances import Instances
     from mobius_seg.predictor import Predictor
+    from mobius_seg.pruning import PruningPolicy
 
 MODES = ("names", "everything", "expressions")
 BATCH = 4
@@ -65,6 +67,8 @@ def evaluate(
     threads: int | None = None,
     limit: int | None = None,
     batch: int = BATCH,
+    operating_point: "str | PruningPolicy | None" = None,
+    seen: "Callable[[Instances], None] | None" = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score a model on a COCO instance data set.
@@ -83,6 +87,8 @@ def evaluate(
         threads: CPU threads of torch during the run, default as they are.
         limit: only the first so many pictures.
         batch: pictures, or expressions with theirs, given to the predictor at once.
+        operating_point: as in ``predict``.
+        seen: told of each answer that is scored, in order.
         progress: show a bar on standard error.
 
     Returns:
@@ -93,13 +99,10 @@ def evaluate(
     """
     _check_arguments(mode, expressions, size=size, threads=threads, limit=limit, batch=batch)
     coco = read_coco(annotations)
-    chosen: Sequence[int] = range(len(coco.images))[:limit]
-    asked: list[ReferringExpression] = []
-    if mode == "expressions":
-        found = read_expressions(expressions or default_expressions_path(annotations), coco)
-        asked = [expression for expression in found if expression.image in chosen]
-        chosen = sorted({expression.image for expression in asked})
-    run = _Run(predictor, coco, Path(images), size=size, batch=batch, progress=progress)
+    rows = range(len(coco.images))[:limit]
+    chosen, asked = _expressions(coco, expressions, rows) if mode == "expressions" else (rows, [])
+    asking = _Asking(size=size, batch=batch, point=operating_point, seen=seen)
+    run = _Run(predictor, coco, Path(images), asking, progress=progress)
     run.check_pictures(chosen)
     with _torch_threads(threads) as used_threads:
         if mode == "expressions":
@@ -129,6 +132,16 @@ def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asking:
+    """How the predictor is asked, and who is told of its answers."""
+
+    size: int | None
+    batch: int
+    point: "str | PruningPolicy | None"
+    seen: "Callable[[Instances], None] | None"
+
+
 class _Run:
     """One pass over a data set: asks the predictor, keeps the time."""
 
@@ -137,16 +150,14 @@ class _Run:
         predictor: "Predictor",
         coco: CocoData,
         folder: Path,
+        asking: _Asking,
         *,
-        size: int | None,
-        batch: int,
         progress: bool,
     ) -> None:
         self._predictor = predictor
         self._coco = coco
         self._folder = folder
-        self._size = size
-        self._batch = batch
+        self._asking = asking
         self._progress = progress
         self.seconds = 0.0
         self.calls = 0
@@ -162,8 +173,8 @@ class _Run:
         """Figures of names and everything."""
         names = list(self._coco.names) if named else None
         scorer = ApScorer(self._coco, chosen)
-        for start in self._track(range(0, len(chosen), self._batch), "batches of pictures"):
-            rows = chosen[start : start + self._batch]
+        for start in self._track(range(0, len(chosen), self._asking.batch), "batches of pictures"):
+            rows = chosen[start : start + self._asking.batch]
             pictures = [self._picture(row) for row in rows]
             found = self._predict(pictures, names=names)
             for row, instances in zip(rows, found, strict=True):
@@ -190,8 +201,10 @@ class _Run:
         scorer = ReferringScorer()
         ordered = sorted(asked, key=lambda expression: expression.image)
         row, picture = -1, np.zeros((0, 0, 3), np.uint8)
-        for start in self._track(range(0, len(ordered), self._batch), "batches of expressions"):
-            some, pictures = ordered[start : start + self._batch], []
+        for start in self._track(
+            range(0, len(ordered), self._asking.batch), "batches of expressions"
+        ):
+            some, pictures = ordered[start : start + self._asking.batch], []
             for expression in some:
                 if expression.image != row:
                     row, picture = expression.image, self._picture(expression.image)
@@ -219,11 +232,12 @@ class _Run:
                 pictures[:count],
                 names=names,
                 expression=None if texts is None else texts[:count],
-                size=self._size,
+                size=self._asking.size,
                 threshold=0.0,
                 max_instances=MAX_DETECTIONS,
                 names_per_instance=MAX_DETECTIONS if names is not None else 1,
-                batch_size=self._batch,
+                batch_size=self._asking.batch,
+                operating_point=self._asking.point,
             )
 
         if not self.calls:
@@ -232,6 +246,9 @@ class _Run:
         found = ask(len(pictures))
         self.seconds += time.perf_counter() - begin
         self.calls += len(pictures)
+        if self._asking.seen is not None:
+            for one in found:
+                self._asking.seen(one)
         return found
 
     def _picture(self, row: int) -> NDArray[np.uint8]:
@@ -253,6 +270,15 @@ class _Run:
         )
         with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
             yield from bar.track(steps, total=len(steps), description=unit)
+
+
+def _expressions(
+    coco: CocoData, path: str | Path | None, rows: Sequence[int]
+) -> tuple[Sequence[int], list[ReferringExpression]]:
+    """Those of the pictures, with the pictures that have any."""
+    found = read_expressions(path or default_expressions_path(coco.path), coco)
+    asked = [expression for expression in found if expression.image in rows]
+    return sorted({expression.image for expression in asked}), asked
 
 
 def _conditions(predictor: "Predictor", size: int | None) -> dict[str, Any]:
