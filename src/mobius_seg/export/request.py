@@ -28,8 +28,9 @@ FORMATS = ("onnx", "openvino", "executorch")
 STATIC_FORMATS = ("executorch",)
 """Those whose graphs have fixed shapes: one picture a call, of one size, so many names."""
 NO_LITERT = (
-    "its graphs pass mobius-seg lint-export --target litert, but no conversion by litert-torch has"
-    " come to its end yet; for phones there is --format executorch"
+    "its graphs pass mobius-seg lint-export --target litert and torch's export inside litert-torch,"
+    " but no conversion has been carried to its end and compared; for phones there is --format"
+    " executorch"
 )
 PRECISIONS = ("fp32", "fp16", "int8")
 NAMES_COUNT = 80
