@@ -53,7 +53,7 @@ test-fast: $(FULL) ## what to run after every change
 	$(PYTEST) -m "not slow"
 
 test-slow: $(FULL) ## trainings, wheels, large presets
-	$(PYTEST) -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 lint: $(FULL) ## ruff: format check and rules
 	$(BIN)/ruff format --check $(CODE)

@@ -286,7 +286,11 @@ class PresetTests(PresetShapes):
             alone = network(images[i : i + 1], prompt).layers[-1]
             wanted = {"rtol": 1e-4, "atol": 1e-4}
             # Tokens whose scores are equal to the last digit may become queries in another order.
-            order = torch.cdist(alone.boxes_BQ4[0], together.boxes_BQ4[i]).argmin(1)
+            left, right = (
+                torch.cat([one.boxes_BQ4[row], one.object_logits_BQ[row, :, None]], -1)
+                for one, row in ((alone, 0), (together, i))
+            )  # boxes alone may meet at the picture's border
+            order = torch.cdist(left, right).argmin(1)
             assert len(set(order.tolist())) == len(order)
             torch.testing.assert_close(together.boxes_BQ4[i][order], alone.boxes_BQ4[0], **wanted)
             seen = together.logits_BQK[i, order, : alone.logits_BQK.shape[2]]

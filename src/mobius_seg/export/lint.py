@@ -5,6 +5,7 @@ on the meta device: no weights, no arithmetic.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,10 @@ class LintResult:
 
 
 def lint_model(
-    config: ModelConfig, target: str, size: tuple[int, int] | None = None
+    config: ModelConfig,
+    target: str,
+    size: tuple[int, int] | None = None,
+    vocabularies: Sequence[str] = ("baked", "dynamic"),
 ) -> list[LintResult]:
     """Check every graph that a target may get of a model: fixed names, and names as an input.
 
@@ -73,6 +77,7 @@ def lint_model(
         config: of the model.
         target: a key of :data:`mobius_seg.export.lint_targets.OPERATORS`.
         size: height and width in pixels, multiples of 32; None for the model's own, square.
+        vocabularies: of these graphs those that the target has: ``baked`` and ``dynamic``.
 
     Raises:
         InputError: the size cannot be used.
@@ -89,7 +94,8 @@ def lint_model(
     if not config.fuse_subwords:
         prompts["dynamic"] = None
     results = []
-    for vocabulary, prompt in prompts.items():
+    for vocabulary in [name for name in prompts if name in vocabularies]:
+        prompt = prompts[vocabulary]
         graph = ExportGraph(network, fast, prompt, padded=mobile)
         count = _NAMES if mobile else None
         program = make_program(graph, height, width, dynamic_batch=not mobile, names=count)

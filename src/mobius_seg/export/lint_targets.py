@@ -32,8 +32,11 @@ _BACKBONES = (
 )
 BACKBONES = frozenset(_BACKBONES.split())
 
+# Positions of a plain ViT that are resampled to the picture's grid; Resize of opset 18 has it.
+_POSITIONS = frozenset({"_upsample_bicubic2d_aa"})
+
 OPERATORS: dict[str, frozenset[str]] = {
-    "onnx": PHONE | SAMPLING | BACKBONES,
+    "onnx": PHONE | SAMPLING | BACKBONES | _POSITIONS,
     "openvino": PHONE | SAMPLING | BACKBONES,
     "executorch": PHONE,
     "litert": PHONE,
