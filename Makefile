@@ -19,7 +19,7 @@ STEPS ?= 10000
 SIZES ?= 192@0,256@0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast test-slow lint type ci bench assets train-release web web-serve clean
+.PHONY: help demo install test test-fast test-slow test-long lint type ci bench assets train-release web web-serve clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,10 +50,13 @@ install: $(FULL) ## everything for training, evaluation and tests into .venv
 test: test-fast test-slow ## the fast tests, then the slow ones
 
 test-fast: $(FULL) ## what to run after every change
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not long"
 
 test-slow: $(FULL) ## trainings, wheels, large presets
 	$(PYTEST) --dist worksteal -m slow
+
+test-long: $(FULL) ## full sizes of what the slow tests say; not in ci
+	$(PYTEST) --dist worksteal -m long
 
 lint: $(FULL) ## ruff: format check and rules
 	$(BIN)/ruff format --check $(CODE)

@@ -57,7 +57,7 @@ def test_small() -> None:
     assert check((64, 96), encoder_layers=1, decoder_layers=2, num_queries=7) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resnet50_at_the_size_of_the_published_tables() -> None:
     """ResNet-50, random weights, 800x1344."""
     assert check((800, 1344), num_queries=100) > 0

@@ -282,7 +282,7 @@ def test_one_picture_a_call_where_the_graph_takes_no_more(
         _same(ours, theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_graph_of_any_size_keeps_nothing_of_its_examples_size() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(

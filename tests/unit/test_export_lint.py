@@ -1,12 +1,15 @@
 """The lint lets phone presets through and names what others hold."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mobius_seg.cli import main
+from mobius_seg.config import ModelConfig
 from mobius_seg.export.lint import Finding, lint_model, walk
 from mobius_seg.export.lint_targets import DTYPES, OPERATORS
 from mobius_seg.presets import PRESETS, get_preset
@@ -72,16 +75,43 @@ def test_what_litert_and_onnx_take_contains_what_the_others_take() -> None:
 @pytest.mark.parametrize("name", PHONE)
 @pytest.mark.parametrize("target", ["executorch", "openvino"])
 def test_phone_presets_pass_everywhere(name: str, target: str) -> None:
-    for result in lint_model(get_preset(name), target, (128, 128)):
+    vocabulary = "baked" if target == "executorch" else "dynamic"
+    for result in lint_model(get_preset(name), target, (128, 128), (vocabulary,)):
         assert result.findings == ()
         assert "grid_sampler_2d" not in result.operators
         assert "index.Tensor" not in result.operators
 
 
+SMALL_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mobius-l": (
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)},
+    ),
+    "mobius-h": ("eva02_tiny_patch14_224", {"depth": 2, "embed_dim": 96}),
+}
+"""Small backbones of the kinds that large presets have."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BIG)
+@pytest.mark.parametrize("name", ["glee-lite", *SMALL_KINDS])
 def test_accelerator_presets_pass_onnx(name: str) -> None:
-    config = get_preset(name)  # one graph each: a minute goes into decomposing a large backbone
+    config = get_preset(name)
+    if name in SMALL_KINDS:  # after the backbone they are mobius-m
+        backbone, arguments = SMALL_KINDS[name]
+        both = config.backbone_args + tuple(arguments.items())
+        config = replace(config, backbone=backbone, backbone_args=both, mixing_layers=1)
+        config = replace(config, decoder_layers=2)
+    _passes_onnx(config)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in BIG if name != "glee-lite"])
+def test_large_presets_pass_onnx(name: str) -> None:
+    _passes_onnx(get_preset(name))
+
+
+def _passes_onnx(config: ModelConfig) -> None:
+    """One graph each: most of the time goes into decomposing the backbone."""
     vocabulary = "baked" if config.fuse_subwords else "dynamic"
     (result,) = lint_model(config, "onnx", (256, 256), (vocabulary,))
     assert result.findings == ()

@@ -38,7 +38,7 @@ def notes(points: Sequence[Point], conditions: Mapping[str, Any]) -> list[str]:
     """
     runs, blocks = conditions["runs"], conditions["blocks"]
     found = [
-        f"Latency: one picture at a time, {conditions['threads']} threads, float32. Every point"
+        f"Latency: one picture at a time, CPU threads {conditions['threads']}, float32. Every point"
         f" lived in a process of its own; they took turns in {blocks} blocks of {runs} counted runs"
         " after one that was not counted. The figure is the median over the blocks of each block's"
         " median, and the 95th percentile of all runs. A run goes from the picture as a square"
