@@ -55,7 +55,7 @@ test-fast: $(FULL) ## what to run after every change
 test-slow: $(FULL) ## trainings, wheels, large presets
 	$(PYTEST) --dist worksteal -m slow
 
-test-long: $(FULL) ## full sizes of what the slow tests say; not in ci
+test-long: $(FULL) ## longer tests, half a minute or more each; not in ci
 	$(PYTEST) --dist worksteal -m long
 
 lint: $(FULL) ## ruff: format check and rules

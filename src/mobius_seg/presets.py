@@ -83,9 +83,9 @@ def mobius_s() -> ModelConfig:
 def _accelerator(name: str, backbone: str, **changes: object) -> ModelConfig:
     """What the three accelerator sizes share: width 256, plain mixing at stride 32.
 
-    The full convolution at stride 4 and box steps relative to the box are what the bottleneck
-    needed to reach the baseline after equal training; a bottleneck of stride 16 with deformable
-    mixing cost more and found less (docs/experiments.md).
+    With a full convolution at stride 4 and box steps relative to the box, the bottleneck came
+    nearest to the baseline after equal training; stride 16 with deformable mixing cost more and
+    found less (docs/experiments.md).
     """
     values: dict[str, object] = {
         "input_size": 800,

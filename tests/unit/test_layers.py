@@ -160,3 +160,23 @@ def test_wide_refinement_adds_what_it_sees_of_seven_pixels_to_its_input() -> Non
     assert layer.expand[0].out_channels == 32
     torch.nn.init.zeros_(layer.reduce[0].weight)
     assert torch.equal(layer(x), x)
+
+
+def test_an_exported_deformable_layer_keeps_nothing_of_its_examples_size() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = DeformableAttention(8, 2, 1, 2)
+
+        def forward(self, query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            points = torch.full((*query.shape[:2], 4), 0.4) * torch.tensor([1.0, 1.0, 0.0, 0.0])
+            read: torch.Tensor = self.attention(query, points, [value])
+            return read
+
+    reader, query = Reader().eval(), normal(1, 3, 8)
+    shapes = ({}, {2: torch.export.Dim("rows", min=2), 3: torch.export.Dim("columns", min=2)})
+    example = (query, normal(2, 4, 6, 6))
+    program = torch.export.export(reader, example, dynamic_shapes=shapes, strict=False).module()
+    for rows, columns in ((5, 11), (12, 4)):
+        value = normal(2, 4, rows, columns, seed=rows)
+        torch.testing.assert_close(program(query, value), reader(query, value))
