@@ -9,22 +9,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from mobius_seg.cli_options import build_parser, train_config
+from mobius_seg.cli_options import build_parser
 from mobius_seg.errors import InputError
 from mobius_seg.extras import EXTRAS
 from mobius_seg.terminal import (
     make_console,
     print_error,
-    printable,
-    shows_progress,
     tolerate_encoding,
 )
 
 if TYPE_CHECKING:
-    from mobius_seg.predictor import Predictor
+    pass
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
@@ -85,128 +82,6 @@ def _abandon_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _segment(options: argparse.Namespace) -> int:
-    """Predict every picture; a bad one is named and the others go on."""
-    from mobius_seg.segment_files import expand_paths, make_folder, plan_outputs, print_table
-
-    prompt = _read_prompt(options)
-    errors: list[InputError] = []
-
-    def report(error: InputError) -> None:
-        errors.append(error)
-        print_error(error)
-
-    images = expand_paths(options.paths, report)
-    if not images:
-        return USER_ERROR
-    make_folder(options.out)
-    predictor = _load(options)
-    arguments = prompt | {
-        "size": options.size,
-        "threshold": options.threshold,
-        "max_instances": options.max_instances,
-        "nms_iou": options.nms_iou,
-        "budget": options.budget,
-        "operating_point": options.operating_point,
-    }
-    predictor.planner.request(options.budget, options.operating_point)  # before any picture
-    if options.operating_point not in (None, "full") and predictor.planner.points.origin:
-        make_console(stderr=True).print(
-            f"{options.operating_point} is {predictor.planner.points.origin}", soft_wrap=True
-        )
-    jobs = plan_outputs(images, options.out)
-    done = _run_jobs(predictor, options.model, jobs, arguments, report)
-    if done:
-        print_table(done)
-    if len(done) == 1 and not len(done[0].instances):
-        _print_near_misses(predictor, done[0].job.image, arguments)
-    return USER_ERROR if errors else 0
-
-
-def _print_near_misses(predictor: "Predictor", image: Path, arguments: dict[str, Any]) -> None:
-    """Where nothing reached the threshold, say what came closest."""
-    near = predictor.predict(image, **(arguments | {"threshold": 0.0, "max_instances": 3}))
-    if len(near):
-        words = ", ".join(
-            f"{name} {score:.2f}" for name, score in zip(near.names, near.scores, strict=True)
-        )
-        line = f"nothing at {arguments['threshold']:g} or above; the best were {words}"
-        make_console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-
-def _read_prompt(options: argparse.Namespace) -> dict[str, Any]:
-    """The prompt as arguments of ``predict``.
-
-    Raises:
-        InputError: a name or the expression is blank.
-    """
-    if options.names is not None:
-        names = [name.strip() for name in options.names.split(",")]
-        if not all(names):
-            raise InputError(
-                f"--names {options.names[:60]!r} holds a blank name;"
-                ' give names separated by commas: --names "cup,spoon"'
-            )
-        return {"names": names}
-    if options.expression is not None:
-        if not options.expression.strip():
-            raise InputError("--expression is blank; say what to look for")
-        return {"expression": options.expression.strip()}
-    return {}
-
-
-def _run_jobs(
-    predictor: "Predictor",
-    model: str,
-    jobs: Sequence[Any],
-    arguments: dict[str, Any],
-    report: Callable[[InputError], None],
-) -> list[Any]:
-    """Run the jobs under a progress bar, which shows when there are several."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from mobius_seg.segment_files import segment_file
-
-    done = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=len(jobs) < 2 or not shows_progress(console),
-        transient=True,
-    ) as bar:
-        for job in bar.track(jobs, description="segmenting"):
-            try:
-                done.append(segment_file(predictor, model, job, **arguments))
-            except InputError as error:
-                report(error)
-    return done
-
-
-def _load(options: argparse.Namespace) -> "Predictor":
-    """The model of ``--model`` on ``--device``, with ``--threads`` set."""
-    import torch
-
-    from mobius_seg.export.spec import is_exported
-    from mobius_seg.predictor import load
-
-    if is_exported(options.model):
-        from mobius_seg.export.runtime import open_for_commands
-
-        return cast("Predictor", open_for_commands(options))  # it answers the same calls
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    return load(options.model, options.device)
-
-
 def _models(_: argparse.Namespace) -> int:
     """Print the table of presets."""
     from rich.table import Table
@@ -229,13 +104,6 @@ def _models(_: argparse.Namespace) -> int:
             "shipped" if info.shipped else "not shipped",
         )
     make_console().print(table)
-    return 0
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from mobius_seg.cost.command import run
-
-    run(options)
     return 0
 
 
@@ -290,56 +158,6 @@ def _pretrain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(options: argparse.Namespace) -> int:
-    config = train_config(options)
-    from mobius_seg.train.loop import train
-
-    print(f"wrote {train(config)}")
-    return 0
-
-
-def _eval(options: argparse.Namespace) -> int:
-    from mobius_seg.calibration_cli import check_eval_options, print_report, report_of
-    from mobius_seg.evaluate.runner import evaluate, write_metrics
-
-    check_eval_options(options)
-    predictor = _load(options)
-    metrics = evaluate(
-        predictor,
-        options.annotations,
-        options.images,
-        mode=options.mode,
-        expressions=options.expressions,
-        size=options.size,
-        threads=options.threads,
-        limit=options.limit,
-    )
-    report = report_of(predictor, options) if options.calibration else None
-    if options.out is not None:
-        try:
-            metrics |= {} if report is None else {"calibration": report}
-            write_metrics(options.out, metrics)
-        except OSError as error:
-            raise InputError(f"{options.out}: cannot be written: {error.strerror}") from None
-    metrics.pop("calibration", None)
-    _print_metrics(metrics)
-    if report is not None:
-        print_report(report)
-    return 0
-
-
-def _calibrate(options: argparse.Namespace) -> int:
-    from mobius_seg.calibration_cli import run_calibrate
-
-    return run_calibrate(options)
-
-
-def _tune_pruning(options: argparse.Namespace) -> int:
-    from mobius_seg.tune_cli import run_tune
-
-    return run_tune(options)
-
-
 def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
     """A command whose module is imported when it runs."""
 
@@ -350,33 +168,18 @@ def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    """A table of the figures, and the conditions below it."""
-    from rich.table import Table
-
-    table = Table("figure", "value")
-    for key, value in metrics.items():
-        if key != "conditions":
-            text = "undefined" if value is None else str(value)
-            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else text)
-    console = make_console()
-    console.print(table)
-    conditions = ", ".join(f"{key} {value}" for key, value in metrics["conditions"].items())
-    console.print(conditions, soft_wrap=True)
-
-
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "segment": _segment,
+    "segment": _later("segment_cli", "run_segment"),
     "models": _models,
-    "profile": _profile,
+    "profile": _later("cost.command", "run_profile"),
     "assets fetch": _fetch,
     "assets pack": _pack,
     "compose": _compose,
     "pretrain": _pretrain,
-    "train": _train,
-    "eval": _eval,
-    "calibrate": _calibrate,
-    "tune-pruning": _tune_pruning,
+    "train": _later("train.command", "run_train"),
+    "eval": _later("evaluate.command", "run_eval"),
+    "calibrate": _later("calibration_cli", "run_calibrate"),
+    "tune-pruning": _later("tune_cli", "run_tune"),
     "export": _later("export.command", "run_export"),
     "lint-export": _later("export.lint_command", "run_lint"),
     "bench": _later("bench.command", "run_bench"),

@@ -98,32 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train_config(options: argparse.Namespace) -> TrainConfig:
-    """The run that the options of ``train`` describe.
-
-    Raises:
-        InputError: they describe none.
-    """
-    from mobius_seg.train.mixture import read_mixture
-    from mobius_seg.train.recipe import read_recipe
-    from mobius_seg.train.settings import parse_sizes
-    from mobius_seg.train.switches import parse_loss, parse_overrides
-
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    values = {key: value for key, value in vars(options).items() if key in fields}
-    if options.size is not None:
-        values["sizes"] = parse_sizes(options.size)
-    if options.negatives is not None:
-        values["negatives"] = tuple(options.negatives)
-    else:
-        values.pop("negatives", None)
-    values["loss"] = parse_loss(options.loss)
-    values["overrides"] = parse_overrides(options.overrides)
-    values["mixture"] = () if options.mixture is None else read_mixture(options.mixture)
-    values["recipe"] = None if options.recipe is None else read_recipe(options.recipe)
-    return TrainConfig(**values)
-
-
 def _add(
     commands: _Commands, name: str, summary: str, more: str = "", command: str | None = None
 ) -> "Parser":
@@ -309,6 +283,7 @@ def _add_eval(commands: _Commands) -> None:
     modes = ("names", "everything", "expressions")
     parser.add_argument("--mode", choices=modes, default="names", help="default: names")
     _option(parser, "--expressions", Path, None, "default: expressions.json beside the annotations")
+    _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
     _option(parser, "--limit", count, None, "only the first so many pictures")
     _option(parser, "--out", Path, None, "JSON file for the figures")
     parser.add_argument(

@@ -30,7 +30,7 @@ from mobius_seg.pruning import PruningPolicy
 from mobius_seg.static_points import static_points
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
-from mobius_seg.vocabulary import Vocabulary
+from mobius_seg.vocabulary import LargeVocabulary
 
 Names: TypeAlias = Sequence[str] | Sequence[Sequence[str]]
 
@@ -112,7 +112,7 @@ class Predictor:
         self.calibration = calibration
         self.planner = Planner(self.network, operating_points or static_points(self.config))
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
-        self.vocabulary = Vocabulary(self.network)
+        self.vocabulary = LargeVocabulary(self.network)
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
                 f"text encoder {self.text_encoder.identity!r} gives {self.text_encoder.dim} values"

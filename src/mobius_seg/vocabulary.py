@@ -32,7 +32,7 @@ class _Known:
     mask_BT: Tensor | None = None
 
 
-class Vocabulary:
+class LargeVocabulary:
     """What a predictor knows about the names it is asked for again and again.
 
     Args:

@@ -36,6 +36,7 @@ AGNOSTIC_KEYS = {
     ),
 }
 COMMON_KEYS = {"images", "names", "seconds_per_image", "conditions"}
+COST_KEYS = {"decoder_layers_per_image", "decoder_gmac_per_image", "gmac_per_image"}
 
 
 @pytest.fixture(scope="module")
@@ -349,9 +350,31 @@ def test_command_line(
     annotations = ("--annotations", str(data_set / "annotations.json"))
     assert command(weights, data_set, *annotations, "--out", str(out), "--limit", "2") == 0
     figures = json.loads(out.read_text())
-    assert set(figures) == AGNOSTIC_KEYS | COMMON_KEYS
+    assert set(figures) == AGNOSTIC_KEYS | COMMON_KEYS | COST_KEYS
     assert figures["images"] == 2
     assert "agnostic_mask_ap50" in capsys.readouterr().out
+
+
+def test_operating_points(
+    weights: Path, data_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cheaper point costs less, its receipts say so, and the figures name it."""
+    annotations = ("--annotations", str(data_set / "annotations.json"))
+    given = ("--model", str(weights), "--images", str(data_set / "images"), *annotations)
+    found = {}
+    for point in ("full", "fast"):
+        out = tmp_path / f"{point}.json"
+        assert main(["eval", *given, "--operating-point", point, "--out", str(out)]) == 0
+        found[point] = json.loads(out.read_text())
+        assert found[point]["conditions"]["operating_point"] == point
+    full, fast = found["full"], found["fast"]
+    assert full["decoder_layers_per_image"] == 2
+    assert fast["decoder_gmac_per_image"] < full["decoder_gmac_per_image"]
+    saved = full["gmac_per_image"] - fast["gmac_per_image"]
+    saved_in_decoder = full["decoder_gmac_per_image"] - fast["decoder_gmac_per_image"]
+    assert saved == pytest.approx(saved_in_decoder)
+    assert main(["eval", *given, "--operating-point", "quick"]) == 2
+    assert "quick" in capsys.readouterr().err
 
 
 def test_command_line_refuses_a_malformed_file(

@@ -12,11 +12,12 @@ import pytest
 import torch
 from tests.support.shapes import write_shapes_pack
 
-from mobius_seg.cli_options import build_parser, train_config
+from mobius_seg.cli_options import build_parser
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.data.sample import Sample, Vocabulary, collate
 from mobius_seg.errors import InputError
 from mobius_seg.train.batches import StepBatches
+from mobius_seg.train.command import train_config
 from mobius_seg.train.draw import Draw
 from mobius_seg.train.mixture import BLOCK, Source, parse_sources, read_mixture
 from mobius_seg.train.recipe import Recipe, Stage, read_recipe

@@ -21,8 +21,11 @@ FIELD_SIZE = (800, 1344)
 Columns = Sequence[tuple[str, Profile]]
 
 
-def run(options: argparse.Namespace) -> None:
+def run_profile(options: argparse.Namespace) -> int:
     """Run the command with the options that ``cli_options`` describes.
+
+    Returns:
+        The exit code.
 
     Raises:
         InputError: an option for which the others leave no use, or what the counts refuse.
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     conditions["agreeing_counts"] = list(counts(options.certify, options.operating_point))
     if options.limits:
         _run_limits(options, load, conditions)
-        return
+        return 0
     if options.out is not None:
         raise InputError("--out is the picture of --limits; give it with that option")
     conditions["operating_point"] = options.operating_point
@@ -53,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
         _print_json(facts | as_json(*(profile for _, profile in columns)))
     else:
         _print_profiles(columns, conditions)
+    return 0
 
 
 def counts(certify: bool, point: str) -> tuple[str, ...]:
