@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from mobius_seg.cli_options import build_parser
 from mobius_seg.errors import InputError
@@ -19,9 +18,6 @@ from mobius_seg.terminal import (
     print_error,
     tolerate_encoding,
 )
-
-if TYPE_CHECKING:
-    pass
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
