@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from mobius_seg.box_reading import BoxReader
 from mobius_seg.calibration import stage_confidence
 from mobius_seg.config import ModelConfig
+from mobius_seg.deformable import DeformableAttention
 from mobius_seg.heads import QueryHeads
 from mobius_seg.layers import (
     MLP,
-    DeformableAttention,
     FeedForward,
     SelfAttention,
     attend,
