@@ -80,6 +80,7 @@ def test_litert_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_segments_are_chained(tmp_path: Path, photo: NDArray[np.uint8]) -> None:
     out = tmp_path / "chain"
     options = ["--segments", "--names", "cup,spoon", "--operating-point", "full"]
