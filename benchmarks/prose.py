@@ -29,8 +29,8 @@ What they show, failures included: [pictures](pictures.md).
 
 CARD_MODEL = """\
 Instance segmentation from names, a referring expression or nothing; {params:.1f} M parameters,
-{gmac:.2f} GMAC at the preset's {size}x{size} with 80 names. These weights were trained last with
-pictures of {own} pixels, which is what they resize to unless told otherwise.
+{gmac:.2f} GMAC at the preset's {size}x{size} with 80 names. Pictures are resized to {own} pixels
+unless told otherwise; those of the last training steps had {last}.
 Design: [model](model.md). Licence of code and weights: Apache-2.0; the pictures behind them keep
 theirs ([data](data.md)).
 """

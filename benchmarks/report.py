@@ -305,6 +305,7 @@ def model_card() -> str:
             gmac=preset.expected_gmac,
             size=preset.input_size,
             own=(config or {}).get("input_size", preset.input_size),
+            last=training["settings"]["sizes"][-1][1],
         ),
         "## Intended use\n",
         prose.CARD_USE,

@@ -9,38 +9,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from mobius_seg.cli_options import build_parser
 from mobius_seg.errors import InputError
+from mobius_seg.extras import EXTRAS
 from mobius_seg.terminal import (
     make_console,
     print_error,
     tolerate_encoding,
 )
 
-if TYPE_CHECKING:
-    pass
-
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-_EXTRAS = {
-    "accelerate": "train",
-    "cv2": "train",
-    "matplotlib": "train",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "openvino": "openvino",
-    "resvg_py": "train",
-    "scipy": "train",
-    "tensorboard": "train",
-    "tqdm": "train",
-    "vtkmodules": "train",
-    "supervision": "supervision",
-}
-"""Which extra of the package brings a module that a subcommand imports when it runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error)
         return USER_ERROR
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         print_error(

@@ -40,6 +40,7 @@ _RANGES = (
     ("refine_expansion", 0, 16),
     ("refine_layers", 1, 64),
     ("mask_conv", 0, 4096),
+    ("candidates", 0, 65536),
     ("box_reading", 0, 4096),
     ("box_grid", 1, 32),
 )
@@ -77,6 +78,8 @@ class ModelConfig:
         token_strides: strides whose tokens compete to become queries.
         memory_strides: strides whose tokens the decoder attends to.
         queries: number of queries Q.
+        candidates: tokens most like objects that are compared with the names (selection.py), at
+            least as many as queries; 0 = all tokens are.
         box_every_token: the selection predicts the box of every token, not of the picked ones only;
             the result is the same, the cost is that of two-stage detectors (the baseline).
         selection_masks: the masks of the selected queries are computed at inference too (the
@@ -139,6 +142,7 @@ class ModelConfig:
     token_strides: tuple[int, ...] = (8, 16)
     memory_strides: tuple[int, ...] = (16,)
     queries: int = 100
+    candidates: int = 0
     box_every_token: bool = False
     selection_masks: bool = False
     decoder_layers: int = 4
@@ -195,6 +199,8 @@ class ModelConfig:
             _require(low <= getattr(self, field) <= high, self, field, f"{low} to {high}")
         for field in ("objectness_weight", "nms_iou"):
             _require(0.0 <= getattr(self, field) <= 1.0, self, field, "0 to 1")
+        enough = self.candidates == 0 or self.candidates >= self.queries
+        _require(enough, self, "candidates", "0, or at least as many as queries")
         odd = 1 <= self.refine_kernel <= 31 and self.refine_kernel % 2 == 1
         _require(odd, self, "refine_kernel", "odd, 1 to 31")
         _require(0.0 <= self.mask_margin <= 100.0, self, "mask_margin", "0 to 100")

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.box_reading import BoxReader
 from mobius_seg.calibration import stage_confidence
 from mobius_seg.config import ModelConfig
+from mobius_seg.deformable import DeformableAttention
 from mobius_seg.heads import QueryHeads
 from mobius_seg.layers import (
     MLP,
-    DeformableAttention,
     FeedForward,
     SelfAttention,
+    attend,
     flatten_map,
     grid_centers,
     merge_heads,
@@ -178,9 +178,7 @@ class DecoderLayer(nn.Module):
             assert memory.value is not None
             bias = self.box_bias(boxes_BQ4, memory.shapes).to(memory.key.dtype)
             query = split_heads(self.cross_query(normed), self.heads).to(memory.key.dtype)
-            attended = F.scaled_dot_product_attention(
-                query, memory.key, memory.value, attn_mask=bias
-            )
+            attended = attend(query, memory.key, memory.value, bias)
             read = self.cross_out(merge_heads(attended))
         if self.box_reader is not None:
             assert memory.box_map is not None

@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.config import ModelConfig
-from mobius_seg.layers import flatten_map, merge_heads, split_heads
+from mobius_seg.layers import attend, flatten_map, merge_heads, split_heads
 
 _TEXT_CHUNK = 1024
 
@@ -92,18 +91,18 @@ class TextFusion(nn.Module):
         batch = image_BNC.shape[0]
         image = self.image_norm(image_BNC)
         bias = None if text_mask_BT is None else text_mask_BT[:, None, None, :]
-        read = F.scaled_dot_product_attention(
+        read = attend(
             split_heads(self.image_query(image), self.heads),
             split_heads(side.key.expand(batch, -1, -1), self.heads),
             split_heads(side.value.expand(batch, -1, -1), self.heads),
-            attn_mask=bias,
+            bias,
         )
         image_BNC = image_BNC + self.image_scale * self.image_out(merge_heads(read))
         key, value = (split_heads(x, self.heads) for x in self.image_key_value(image).chunk(2, -1))
         chunks = []
         for query, tokens in zip(_chunks(side.query), _chunks(side.tokens), strict=True):
             heads = split_heads(query.expand(batch, -1, -1), self.heads)
-            seen = merge_heads(F.scaled_dot_product_attention(heads, key, value))
+            seen = merge_heads(attend(heads, key, value))
             chunks.append(tokens + self.text_scale * self.text_out(seen))
         return image_BNC, chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
 

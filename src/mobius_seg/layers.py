@@ -162,6 +162,39 @@ def merge_heads(x_BhND: Tensor) -> Tensor:
     return x_BhND.transpose(1, 2).reshape(batch, count, heads * dim)
 
 
+def attend(
+    query_BhND: Tensor, key_BhMD: Tensor, value_BhMD: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017).
+
+    In an exported graph it is written out: torch's own decomposition guards rows that may read
+    nothing with six more operators, which no row here needs and which keep runtimes for phones from
+    running the whole in one part.
+
+    Args:
+        query_BhND: [B, heads, N, D].
+        key_BhMD: [B, heads, M, D].
+        value_BhMD: [B, heads, M, D].
+        bias: added to the products, or bool with False where nothing is read (some key of each row
+            is); broadcastable to [B, heads, N, M].
+
+    Returns:
+        [B, heads, N, D].
+    """
+    read_BhND: Tensor
+    if not torch.compiler.is_exporting():
+        read_BhND = F.scaled_dot_product_attention(query_BhND, key_BhMD, value_BhMD, attn_mask=bias)
+        return read_BhND
+    scale = query_BhND.shape[-1] ** -0.5
+    product_BhNM = (query_BhND * scale) @ key_BhMD.transpose(2, 3)
+    if bias is not None and bias.dtype == torch.bool:
+        product_BhNM = product_BhNM.masked_fill(~bias, -torch.inf)
+    elif bias is not None:
+        product_BhNM = product_BhNM + bias
+    read_BhND = product_BhNM.softmax(-1) @ value_BhMD
+    return read_BhND
+
+
 class SelfAttention(nn.Module):
     """Pre-norm multi-head self-attention residual; positions are added to queries and keys.
 
@@ -183,7 +216,7 @@ class SelfAttention(nn.Module):
         """[B, N, C] tokens and their positions (broadcastable) -> [B, N, C]."""
         normed = self.norm(x_BNC)
         query, key = self.query_key(normed + position_BNC).chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             split_heads(query, self.heads),
             split_heads(key, self.heads),
             split_heads(self.value(normed), self.heads),
@@ -291,100 +324,3 @@ def move_boxes(boxes: Tensor, step: Tensor, form: str) -> Tensor:
 _LEAST_SIDE = 1e-5  # of a box, as a share of the picture
 _FARTHEST = 8.0  # sides that a centre moves at most
 _MOST_GROWTH = 3.5  # logarithm of the most that a side grows
-
-
-def deformable_sample(
-    values_BhdHW: Sequence[Tensor], locations_BhQP2: Tensor, weights_BhQP: Tensor
-) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR, Zhu et al. 2021, eq. 3) on grid_sample.
-
-    No tensor has a rank above five: batch and heads are one axis, levels and points are one axis.
-
-    Args:
-        values_BhdHW: one map [B * heads, D, H, W] per level.
-        locations_BhQP2: [B * heads, Q, levels * points, 2] x and y in 0..1, levels outermost.
-        weights_BhQP: [B * heads, Q, levels * points], summing to one.
-
-    Returns:
-        [B * heads, Q, D].
-    """
-    points = locations_BhQP2.shape[2] // len(values_BhdHW)
-    grid = 2 * locations_BhQP2 - 1
-    total = None
-    for level, value in enumerate(values_BhdHW):
-        part = slice(level * points, (level + 1) * points)
-        sampled = F.grid_sample(
-            value, grid[:, :, part], mode="bilinear", padding_mode="zeros", align_corners=False
-        )
-        summed = (sampled * weights_BhQP[:, None, :, part]).sum(-1)
-        total = summed if total is None else total + summed
-    assert total is not None, "at least one level"
-    return total.transpose(1, 2)
-
-
-class DeformableAttention(nn.Module):
-    """Offsets and weights for :func:`deformable_sample`, from the query alone.
-
-    Args:
-        width: token width.
-        heads: attention heads.
-        levels: number of value maps.
-        points: sampling points per head and level.
-    """
-
-    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
-        """See the class."""
-        super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
-        self.offsets = nn.Linear(width, heads * levels * points * 2)
-        self.weights = nn.Linear(width, heads * levels * points)
-        self.out = nn.Linear(width, width)
-        self._reset()
-
-    def _reset(self) -> None:
-        """Offsets start as one ray per head, a step further per point (Zhu et al. 2021)."""
-        angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
-        ray = torch.stack([angle.cos(), angle.sin()], -1)
-        ray = ray / ray.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
-        start = ray[:, None, None, :] * steps[None, None, :, None]
-        start = start.expand(self.heads, self.levels, self.points, 2)
-        with torch.no_grad():
-            self.offsets.weight.zero_()
-            self.offsets.bias.copy_(start.reshape(-1))
-            self.weights.weight.zero_()
-            self.weights.bias.zero_()
-
-    def forward(
-        self, query_BQC: Tensor, reference_BQ4: Tensor, values_BhdHW: Sequence[Tensor]
-    ) -> Tensor:
-        """Read the value maps around each query's reference.
-
-        Args:
-            query_BQC: [B, Q, C].
-            reference_BQ4: cxcywh in 0..1; offsets are in cells of a map where w and h are zero, and
-                in halves of the box divided by the number of points where they are not.
-            values_BhdHW: one map [B * heads, D, H, W] per level.
-
-        Returns:
-            [B, Q, C].
-        """
-        batch, count, _ = query_BQC.shape
-        shape = (batch, count, self.heads, self.levels * self.points)
-        offsets = self.offsets(query_BQC).reshape(batch, count, self.heads, -1)
-        offsets = offsets.transpose(1, 2).reshape(batch * self.heads, count, shape[3], 2)
-        weights = self.weights(query_BQC).reshape(shape).softmax(-1)
-        weights = weights.transpose(1, 2).reshape(batch * self.heads, count, shape[3])
-        reference = reference_BQ4.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
-        cells = [
-            cell_size(v.shape[2], v.shape[3], query_BQC).expand(self.points, 2)
-            for v in values_BhdHW
-        ]
-        step = torch.cat(cells)[None, None]
-        extent = reference[..., None, 2:]
-        scale = torch.where(extent > 0, extent * (0.5 / self.points), step)
-        locations = reference[..., None, :2] + offsets * scale
-        read = deformable_sample(values_BhdHW, locations, weights)
-        merged = merge_heads(read.reshape(batch, self.heads, count, -1))
-        out: Tensor = self.out(merged)
-        return out

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobius_seg.config import ModelConfig
+from mobius_seg.deformable import DeformableAttention
 from mobius_seg.fusion import fuse_levels, text_fusion
 from mobius_seg.layers import (
     ConvGroup,
-    DeformableAttention,
     FeedForward,
     flatten_map,
     grid_centers,

@@ -41,9 +41,10 @@ def mobius_p() -> ModelConfig:
         backbone="mobilenetv4_conv_small",
         input_size=512,
         queries=80,
+        candidates=320,
         decoder_layers=3,
         expected_params=3_207_407,
-        expected_gmac=2.12,
+        expected_gmac=1.99,
     )
 
 
@@ -52,9 +53,10 @@ def mobius_n() -> ModelConfig:
     return ModelConfig(
         name="mobius-n",
         backbone="tf_efficientnet_lite0",
-        input_size=448,
+        input_size=416,
+        candidates=400,
         expected_params=4_973_663,
-        expected_gmac=2.45,
+        expected_gmac=2.06,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -71,10 +73,11 @@ def mobius_s() -> ModelConfig:
         mixing_ffn=768,
         fusion_width=192,
         queries=150,
+        candidates=600,
         decoder_layers=6,
         decoder_ffn=768,
         expected_params=10_214_591,
-        expected_gmac=6.02,
+        expected_gmac=5.78,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
@@ -101,6 +104,7 @@ def _accelerator(name: str, backbone: str, **changes: object) -> ModelConfig:
         "token_strides": (8, 16, 32),
         "memory_strides": (16, 32, 64),
         "queries": 300,
+        "candidates": 1200,
         "decoder_layers": 9,
         "decoder_ffn": 1024,
         "cross_attention": "deformable",
@@ -115,7 +119,7 @@ def mobius_m() -> ModelConfig:
         "mobius-m",
         "resnet50",
         expected_params=46_580_864,
-        expected_gmac=103.0,
+        expected_gmac=102.3,
     )
 
 
@@ -126,7 +130,7 @@ def mobius_l() -> ModelConfig:
         "swin_large_patch4_window12_384",
         backbone_args=(("strict_img_size", False), ("drop_path_rate", 0.0)),
         expected_params=216_629_876,
-        expected_gmac=567.0,
+        expected_gmac=566.4,
     )
 
 
@@ -141,7 +145,7 @@ def mobius_h() -> ModelConfig:
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
         expected_params=322_346_752,
-        expected_gmac=7160.0,
+        expected_gmac=7156.0,
     )
 
 
@@ -161,6 +165,7 @@ def _baseline(larger: ModelConfig, name: str, **stated: Any) -> ModelConfig:
         mixing_ffn=2048,
         token_strides=(8, 16, 32, 64),
         memory_strides=(8, 16, 32, 64),
+        candidates=0,
         box_every_token=True,
         selection_masks=True,
         decoder_ffn=2048,

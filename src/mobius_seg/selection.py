@@ -1,4 +1,11 @@
-"""Query selection: tokens compete by their text similarity to become queries."""
+"""Query selection: tokens compete by their text similarity to become queries.
+
+With ``candidates`` in the configuration two steps stand for one: the tokens that look most like
+objects are found first, without any name, and these alone are compared with the names. The cost no
+longer grows with tokens times names, and it hardly changes who wins (docs/experiments.md).
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -67,17 +74,16 @@ class QuerySelection(nn.Module):
         tokens, centers, anchors, strides = self._tokens(maps)
         normed = self.norm(tokens)
         seen = self._seen(maps, names)
-        picking = self._pick_among_many if self._has_many(text_BKC) else self._pick
+        picking = self._picking(normed.shape[1], text_BKC)
         index_BQ, logits, objects = picking(
             normed, seen, text_BKC, column_mask_BK, object_C, queries
         )
-        picked = normed.gather(1, index_BQ[..., None].expand(-1, -1, normed.shape[2]))
+        picked = _rows(normed, index_BQ)
         if self.config.box_every_token:
-            step = self.box(normed).gather(1, index_BQ[..., None].expand(-1, -1, 4))
+            step = _rows(self.box(normed), index_BQ)
         else:
             step = self.box(picked)
-        index_BQ4 = index_BQ[..., None].expand(-1, -1, 4)
-        starts_BQ4 = anchors.expand(index_BQ.shape[0], -1, -1).gather(1, index_BQ4)
+        starts_BQ4 = _rows(anchors.expand(index_BQ.shape[0], -1, -1), index_BQ)
         boxes = move_boxes(starts_BQ4, step, self.config.box_steps)
         out = LayerOutput(
             logits,
@@ -122,10 +128,10 @@ class QuerySelection(nn.Module):
         seen = self._seen(maps, names)
         objects_BN = self.classifier.objects(normed, object_C)
         count = min(LIKELIEST, objects_BN.shape[1])
-        index_BS1 = objects_BN.topk(count, dim=1).indices[..., None]
-        normed = normed.gather(1, index_BS1.expand(-1, -1, normed.shape[2]))
+        index_BS = objects_BN.topk(count, dim=1).indices
+        normed = _rows(normed, index_BS)
         if seen is not None:
-            seen = seen.gather(1, index_BS1.expand(-1, -1, seen.shape[2]))
+            seen = _rows(seen, index_BS)
         vectors = self.classifier.vectors(normed, seen)
         near_BK = vectors.new_full((len(vectors), text_BKC.shape[1]), float("-inf"))
         for some in torch.split(vectors, _TOKENS_AT_ONCE, 1):  # cosines: the scale comes last
@@ -153,8 +159,34 @@ class QuerySelection(nn.Module):
             logits.detach(), objects.detach(), column_mask_BK, self.config.objectness_weight
         )
         index_BQ = score_BN.topk(min(queries, score_BN.shape[1]), dim=1).indices
-        logits = logits.gather(1, index_BQ[..., None].expand(-1, -1, logits.shape[2]))
-        return index_BQ, logits, objects.gather(1, index_BQ)
+        return index_BQ, _rows(logits, index_BQ), objects.gather(1, index_BQ)
+
+    def _pick_among_candidates(
+        self,
+        normed: Tensor,
+        seen: Tensor | None,
+        text_BKC: Tensor,
+        column_mask_BK: Tensor | None,
+        object_C: Tensor,
+        queries: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same where the tokens most like objects alone are compared with the names."""
+        objects_BN = self.classifier.objects(normed, object_C)
+        count = min(self.config.candidates, objects_BN.shape[1])
+        index_BM = objects_BN.detach().topk(count, dim=1).indices
+        objects_BM = objects_BN.gather(1, index_BM)
+        near = _rows(normed, index_BM)
+        near_seen = None if seen is None else _rows(seen, index_BM)
+        logits = self.classifier.compare(self.classifier.vectors(near, near_seen), text_BKC)
+        score_BM = confidence(
+            logits.detach(), objects_BM.detach(), column_mask_BK, self.config.objectness_weight
+        )
+        picked_BQ = score_BM.topk(min(queries, score_BM.shape[1]), dim=1).indices
+        return (
+            index_BM.gather(1, picked_BQ),
+            _rows(logits, picked_BQ),
+            objects_BM.gather(1, picked_BQ),
+        )
 
     def _pick_among_many(
         self,
@@ -177,8 +209,15 @@ class QuerySelection(nn.Module):
         any_B1 = None if column_mask_BK is None else column_mask_BK.any(-1, keepdim=True)
         score_BN = confidence(best_BN1, objects, any_B1, self.config.objectness_weight)
         index_BQ = score_BN.topk(min(queries, score_BN.shape[1]), dim=1).indices
-        picked = vectors.gather(1, index_BQ[..., None].expand(-1, -1, vectors.shape[2]))
+        picked = _rows(vectors, index_BQ)
         return index_BQ, self.classifier.compare(picked, text_BKC), objects.gather(1, index_BQ)
+
+    def _picking(self, tokens: int, text_BKC: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+        """How the best of so many tokens are found."""
+        many = torch.compiler.is_exporting() or tokens > self.config.candidates
+        if self.config.candidates and many:  # a graph of any size has no branch for small ones
+            return self._pick_among_candidates
+        return self._pick_among_many if self._has_many(text_BKC) else self._pick
 
     def _has_many(self, text_BKC: Tensor) -> bool:
         """Whether the logits of all tokens are too many to hold, and nobody needs them."""
@@ -205,6 +244,11 @@ class QuerySelection(nn.Module):
             anchors.append(torch.cat([center, side], -1))
             strides.append(center.new_full((height * width,), float(stride)))
         return torch.cat(tokens, 1), torch.cat(centers), torch.cat(anchors), torch.cat(strides)
+
+
+def _rows(x_BNC: Tensor, index_BM: Tensor) -> Tensor:
+    """The tokens [B, M, C] at an index."""
+    return x_BNC.gather(1, index_BM[..., None].expand(-1, -1, x_BNC.shape[2]))
 
 
 def _masked(logits_BNK: Tensor, column_mask_BK: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobius_seg.layers import DeformableAttention, deformable_sample
+from mobius_seg.deformable import DeformableAttention, deformable_sample
 from mobius_seg.torchvision_shim import ensure_torchvision_ops
 
 ensure_torchvision_ops()

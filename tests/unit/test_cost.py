@@ -70,6 +70,8 @@ STEPS = [
     small("mobius-n", refine_expansion=3, refine_kernel=5, refine_layers=2),
     small("mobius-n", box_steps="relative", box_reading=8, box_grid=3),
     small("mobius-n", mask_conv=24),
+    small("mobius-n", candidates=30),
+    small("mobius-m", candidates=10_000),
     small("mobius-m", mask_conv=256),
     small("mobius-m", box_reading=4, box_stride=16),
     small("mobius-n", share_value_projection=False, bottleneck_stride=8),

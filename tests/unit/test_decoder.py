@@ -60,6 +60,34 @@ def test_the_most_confident_tokens_become_queries() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("candidates", [20, 119, 120, 500])
+def test_candidates_are_the_tokens_most_like_objects(candidates: int) -> None:
+    """What is picked is the best by confidence of the tokens of best objectness."""
+    every = built(QuerySelection)(levels(), names(), TEXT, None, THING, 10_000)[1]
+    likest = every.object_logits_BQ.topk(min(candidates, 120), dim=1).indices
+    scores = confidence(every.logits_BQK, every.object_logits_BQ, None, 0.5).gather(1, likest)
+    best = likest.gather(1, scores.topk(7, dim=1).indices)
+    selection = built(QuerySelection, candidates=candidates, queries=20)
+    out = selection(levels(), names(), TEXT, None, THING, 7)[1]
+    for ours, all_of_them in (
+        (out.logits_BQK, every.logits_BQK),
+        (out.boxes_BQ4, every.boxes_BQ4),
+        (out.object_logits_BQ[..., None], every.object_logits_BQ[..., None]),
+    ):
+        wanted = all_of_them.gather(1, best[..., None].expand(-1, -1, ours.shape[2]))
+        torch.testing.assert_close(ours, wanted)
+
+
+@torch.no_grad()
+def test_few_candidates_find_other_queries_than_all_tokens() -> None:
+    """The test above would say nothing if every choice were the same."""
+    all_tokens = built(QuerySelection)(levels(), names(), TEXT, None, THING, 7)[1]
+    selection = built(QuerySelection, candidates=20, queries=20)
+    some = selection(levels(), names(), TEXT, None, THING, 7)[1]
+    assert not torch.allclose(some.boxes_BQ4, all_tokens.boxes_BQ4)
+
+
+@torch.no_grad()
 def test_masked_columns_select_nothing() -> None:
     selection = built(QuerySelection, objectness_weight=0.0)
     mask = torch.tensor([[True, False, False]])

@@ -124,5 +124,6 @@ def test_the_command_lists_what_it_finds(capsys: Capture) -> None:
     assert "grid_sampler_2d" in capsys.readouterr().out
     options = ["--model", "mobius-test", "--target", "executorch", "--json"]
     assert main(["lint-export", *options]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
-    assert result["findings"] == []
+    results = json.loads(capsys.readouterr().out)
+    assert [result["vocabulary"] for result in results] == ["baked", "dynamic"]
+    assert all(result["findings"] == [] for result in results)

@@ -12,6 +12,7 @@ from mobius_seg.layers import (
     SelfAttention,
     SeparableRefinement,
     WideRefinement,
+    attend,
     deformable_sample,
     flatten_map,
     grid_centers,
@@ -74,6 +75,18 @@ def test_self_attention_is_the_usual_one() -> None:
         asked = normed + position
         wanted = x + reference(asked, asked, normed, need_weights=False)[0]
         torch.testing.assert_close(ours(x, position), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", ["none", "added", "mask"])
+def test_attention_written_out_is_torchs(bias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = (torch.randn(2, 4, count, 8) for count in (5, 7, 7))
+    given = {"none": None, "added": torch.randn(2, 4, 5, 7), "mask": torch.rand(2, 1, 1, 7) > 0.5}
+    given["mask"][..., 0] = True  # some key of each row is read
+    eager = attend(query, key, value, given[bias])
+    wanted = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=given[bias])
+    assert torch.equal(eager, wanted)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(attend(query, key, value, given[bias]), wanted)
 
 
 def test_grid_centers_and_tokens_agree() -> None:

@@ -231,16 +231,23 @@ def _selection(config: ModelConfig, work: Workload, selected: int) -> int:
     tokens = sum(_tokens(work, s) for s in config.token_strides)
     boxed = tokens if config.box_every_token else selected
     names = work.decoded_names
-    again = selected * config.width * names if names > MANY else 0  # logits of the picked tokens
     return (
-        _classifier(config, tokens, names)
-        + again
+        _competition(config, tokens, selected, names)
         + _shortlist(config, work, tokens)
         + _head(config, boxed, 4)
         + _head(config, selected, config.mask_width)
         + selected * config.width**2
         + _uncertainty(config, selected)
     )
+
+
+def _competition(config: ModelConfig, tokens: int, selected: int, names: int) -> int:
+    """Scores by which tokens become queries."""
+    c = config.width
+    if 0 < config.candidates < tokens:
+        return tokens * c * (c + 1) + config.candidates * c * (c + names)
+    again = selected * c * names if names > MANY else 0  # logits of the picked tokens
+    return _classifier(config, tokens, names) + again
 
 
 def _shortlist(config: ModelConfig, work: Workload, tokens: int) -> int:

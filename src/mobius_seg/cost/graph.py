@@ -1,7 +1,8 @@
 """A walk over the exported program: the shapes in the graph, before operators are decomposed.
 
-The third count. It sees ``linear``, ``conv2d`` and attention as whole operators with the shapes of
-their results, where the dispatch counter sees the products that torch makes of them.
+The third count. It sees ``linear``, ``conv2d`` and the attention of backbones as whole operators
+with the shapes of their results, where the dispatch counter sees the products that torch makes of
+them; the network's own attention is written out in a graph, where that counter sees it whole.
 """
 
 import math

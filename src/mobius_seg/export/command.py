@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 BAR_MISSED = 1
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
-_PACKAGES = {"onnx": _ONNX, "openvino": (*_ONNX, "openvino")}
+_PACKAGES = {
+    "onnx": _ONNX,
+    "openvino": (*_ONNX, "openvino"),
+    "executorch": ("executorch",),
+}
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -37,6 +41,10 @@ def run_export(options: argparse.Namespace) -> int:
         size=options.size,
         dynamic_size=options.dynamic_size,
         precision=options.precision,
+        names_count=options.names_count,
+        segments=options.segments,
+        calibration_images=options.calibration_images,
+        calibration_limit=options.calibration_limit,
     )
     _check_parity_options(options)
     import torch
@@ -47,7 +55,7 @@ def run_export(options: argparse.Namespace) -> int:
     if source.random:
         print_warning(f"{request.model} has no weights: it is exported with random ones")
     make_folder(request.out)
-    _check_packages(request.runtime)
+    _check_packages(request)
     from mobius_seg.export.write import export_model
 
     spec, graphs = export_model(request, source)
@@ -70,13 +78,14 @@ def run_export(options: argparse.Namespace) -> int:
     return 0 if report["passed"] else BAR_MISSED
 
 
-def _check_packages(runtime: str) -> None:
+def _check_packages(request: ExportRequest) -> None:
     """What the export needs is there before it begins.
 
     Raises:
         ModuleNotFoundError: it is not; the command line says which extra brings it.
     """
-    for name in _PACKAGES[runtime]:
+    encoder = _ONNX if "dynamic" in request.vocabularies else ()
+    for name in dict.fromkeys((*_PACKAGES[request.runtime], *encoder)):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -95,6 +104,8 @@ def _check_parity_options(options: argparse.Namespace) -> None:
         return
     if not options.parity:
         raise InputError("--no-parity leaves out what --parity-annotations is for")
+    if options.segments:
+        raise InputError("--parity-annotations: segments are compared picture by picture alone")
     from mobius_seg.data.coco import read_coco
 
     read_coco(annotations)
@@ -104,13 +115,17 @@ def _check_parity_options(options: argparse.Namespace) -> None:
 
 def _print_spec(request: ExportRequest, spec: "ExportSpec") -> None:
     """What was written."""
+    from mobius_seg.export.chain import CHAIN, chain_files
+
     console = make_console()
     schedule = spec.schedule
     for graph in spec.graphs:
-        size = (request.out / graph.file).stat().st_size / 1e6
+        files = chain_files(spec.facts[CHAIN]) if CHAIN in spec.facts else [graph.file]
+        size = sum((request.out / file).stat().st_size for file in files) / 1e6
         names = f", {len(graph.names)} names" if graph.names else ""
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
         console.print(
-            f"{request.out / graph.file}: {graph.vocabulary}{names}, {size:.1f} MB",
+            f"{request.out / graph.file}{more}: {graph.vocabulary}{names}, {size:.1f} MB",
             soft_wrap=True,
         )
     console.print(

@@ -56,13 +56,22 @@ class ExportGraph(nn.Module):
         policy: full or static.
         prompt: what is asked for, whose text side becomes constants; without columns every object
             is. None makes the text vectors an input.
+        padded: rows of zeros in that input are no names: nothing reads them and they score 0, so
+            that a graph of fixed shapes answers any number of names up to its own.
 
     Raises:
         InputError: the policy is adaptive, the prompt is no single one, or the text is to be an
             input of a network that fuses sub-words.
     """
 
-    def __init__(self, network: Mobius, policy: PruningPolicy, prompt: TextPrompt | None) -> None:
+    def __init__(
+        self,
+        network: Mobius,
+        policy: PruningPolicy,
+        prompt: TextPrompt | None,
+        *,
+        padded: bool = False,
+    ) -> None:
         """See the class."""
         super().__init__()
         if policy.form == "adaptive":
@@ -72,6 +81,7 @@ class ExportGraph(nn.Module):
         with_low_rank_merging(self.network)
         self.policy = policy
         self.dynamic = prompt is None
+        self.padded = padded and self.dynamic
         self.columns = 0
         if prompt is None:
             if network.config.fuse_subwords:
@@ -79,6 +89,7 @@ class ExportGraph(nn.Module):
                     f"{network.config.name} fuses the sub-words of names, so its vocabulary cannot"
                     " be an input; give --names"
                 )
+            self.eval()
             return
         if prompt.pooled_mask_BK is not None or prompt.pooled_BKD.shape[0] != 1:
             raise InputError("a graph holds one prompt, the same for every picture")
@@ -88,6 +99,7 @@ class ExportGraph(nn.Module):
             pixels = self.network.pixel_decoder
             pixels.add_module("fuse", BakedFusion(pixels.fuse, tokens_BTC))
         self.register_buffer("tokens", tokens_BTC.detach().clone())
+        self.eval()
 
     def forward(self, image: Tensor, text: Tensor | None = None) -> Found:
         """Segment.
@@ -102,13 +114,14 @@ class ExportGraph(nn.Module):
             [B, Q] in 0..1, ``boxes`` [B, Q, 4] cxcywh in 0..1 of the input, ``masks``
             [B, Q, H / 4, W / 4] logits.
         """
-        encoded = self._encode(image, text)
+        encoded = self.encode(image, text)
         out = self._decode(encoded)
         alpha = self.network.config.objectness_weight
         objectness_BQ = out.object_logits_BQ.sigmoid()
         scores_BQK = objectness_BQ[..., None]
         if self.dynamic or self.columns:
-            scores_BQK = name_scores(out.logits_BQK, out.object_logits_BQ, None, alpha)
+            mask_BK = encoded.column_mask_BK
+            scores_BQK = name_scores(out.logits_BQK, out.object_logits_BQ, mask_BK, alpha)
         scores_BQK = with_quality(scores_BQK, out.quality_logits_BQ)
         features_BMhw = encoded.mask_features_BMhw
         masks_BQN = torch.matmul(out.mask_embed_BQM, features_BMhw.flatten(2))
@@ -116,11 +129,12 @@ class ExportGraph(nn.Module):
         masks_BQhw = masks_BQN.reshape(batch, queries, *features_BMhw.shape[2:])
         return scores_BQK, objectness_BQ, out.boxes_BQ4, masks_BQhw
 
-    def _encode(self, image: Tensor, text: Tensor | None) -> Encoded:
-        """Everything before the decoder."""
+    def encode(self, image: Tensor, text: Tensor | None) -> Encoded:
+        """Everything before the decoder; arguments as of :meth:`forward`."""
         if self.dynamic:
             assert text is not None, "the vocabulary is an input of this graph"
-            return self.network.encode(image, TextPrompt(text[None]))
+            mask_BK = (text.abs().amax(-1) > 0)[None] if self.padded else None
+            return self.network.encode(image, TextPrompt(text[None], mask_BK))
         tokens_BTC = self.get_buffer("tokens")
         return self.network.encode_tokens(image, tokens_BTC, None, self.columns, None)
 
@@ -128,23 +142,31 @@ class ExportGraph(nn.Module):
         """The stages of :mod:`mobius_seg.pruned_decoder` under a static policy; the last one."""
         network, decoder = self.network, self.network.decoder
         names, text_BKC, object_C = encoded.names, encoded.text_BKC, network.object_column
+        mask_BK = encoded.column_mask_BK
         most = self.policy.cap(1, network.config.queries)
-        query, out, _ = decoder.select(encoded.maps, names, text_BKC, None, object_C, most)
+        query, out, _ = decoder.select(encoded.maps, names, text_BKC, mask_BK, object_C, most)
         boxes_BQ4, memory = out.boxes_BQ4, None
         for i in range(self.policy.depth(len(decoder.layers))):
             count = self.policy.cap(i + 1, query.shape[1])
             if i and count < query.shape[1]:
-                query, boxes_BQ4 = self._keep(query, boxes_BQ4, out, count)
+                query, boxes_BQ4 = self._keep(query, boxes_BQ4, out, mask_BK, count)
             memory = decoder.memory_for(i, encoded.maps, memory)
-            query, out = decoder.advance(i, query, boxes_BQ4, memory, names, text_BKC, object_C)
+            query, out = decoder.advance(
+                i, query, boxes_BQ4, memory, names, text_BKC, object_C, mask_BK
+            )
             boxes_BQ4 = out.boxes_BQ4
         return out
 
     def _keep(
-        self, query_BQC: Tensor, boxes_BQ4: Tensor, out: LayerOutput, count: int
+        self,
+        query_BQC: Tensor,
+        boxes_BQ4: Tensor,
+        out: LayerOutput,
+        mask_BK: Tensor | None,
+        count: int,
     ) -> tuple[Tensor, Tensor]:
         """The most confident queries, best first: nothing that follows asks for an order."""
-        score_BQ = stage_confidence(out, None, self.network.config.objectness_weight)
+        score_BQ = stage_confidence(out, mask_BK, self.network.config.objectness_weight)
         index_BQ1 = score_BQ.topk(count, dim=1).indices[..., None]
         return (
             query_BQC.gather(1, index_BQ1.expand(-1, -1, query_BQC.shape[2])),
@@ -200,6 +222,7 @@ def make_program(
     *,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
+    names: int | None = None,
 ) -> torch.export.ExportedProgram:
     """The graph as torch's exported program, operators not yet decomposed.
 
@@ -209,8 +232,12 @@ def make_program(
         width: likewise.
         dynamic_batch: B is any; otherwise 1.
         dynamic_size: height and width are any multiples of 32.
+        names: K, where the vocabulary is an input of a fixed length; None for any.
     """
-    inputs = example_inputs(graph, height, width, batch=2 if dynamic_batch else 1)
+    batch = 2 if dynamic_batch else 1
+    inputs = example_inputs(graph, height, width, batch=batch, names=names or 3)
     shapes = program_shapes(graph, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+    if names is not None and graph.dynamic:
+        shapes[TEXT] = {}
     with torch.no_grad(), low_rank_windows():
         return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)

@@ -91,13 +91,14 @@ def lint_model(
     with torch.device("meta"):
         names = torch.empty(1, _NAMES, config.text_dim)
     prompts: dict[str, TextPrompt | None] = {"baked": TextPrompt(names)}
-    if not mobile and not config.fuse_subwords:
+    if not config.fuse_subwords:
         prompts["dynamic"] = None
     results = []
     for vocabulary in [name for name in prompts if name in vocabularies]:
         prompt = prompts[vocabulary]
-        graph = ExportGraph(network, fast, prompt)
-        program = make_program(graph, height, width, dynamic_batch=not mobile)
+        graph = ExportGraph(network, fast, prompt, padded=mobile)
+        count = _NAMES if mobile else None
+        program = make_program(graph, height, width, dynamic_batch=not mobile, names=count)
         walked = walk(program.run_decompositions().graph, target)
         results.append(
             LintResult(

@@ -12,19 +12,19 @@ MAX_RANK = 5
 
 _PHONE = (
     "_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view abs add.Scalar"
-    " add.Tensor addmm alias amax any.dim arange arange.start_step avg_pool2d bmm cat clamp clone"
-    " constant_pad_nd convolution cos div.Scalar div.Tensor eq.Scalar exp expand full full_like"
-    " gather ge.Scalar gt.Scalar hardtanh le.Scalar lift_fresh_copy linalg_vector_norm linear log"
-    " log1p log2 logical_not lt.Scalar matmul max.dim max_pool2d_with_indices maximum mean.dim"
-    " minimum mm mul.Scalar mul.Tensor native_layer_norm neg permute pow.Scalar pow.Tensor_Scalar"
-    " reciprocal relu repeat rsqrt scalar_tensor select.int sigmoid sign sin slice.Tensor"
-    " split_with_sizes sqrt squeeze.dim squeeze.dims sub.Scalar sub.Tensor sum.dim_IntList topk"
-    " unsqueeze upsample_bilinear2d.vec view where.self"
+    " add.Tensor addmm alias amax any.dim arange arange.start_step avg_pool2d bitwise_not bmm cat"
+    " clamp clone constant_pad_nd convolution cos div.Scalar div.Tensor eq.Scalar exp expand full"
+    " full_like gather ge.Scalar gt.Scalar hardtanh le.Scalar lift_fresh_copy linalg_vector_norm"
+    " linear log log1p log2 logical_not lt.Scalar matmul max.dim max_pool2d_with_indices maximum"
+    " mean.dim minimum mm mul.Scalar mul.Tensor native_layer_norm neg permute pow.Scalar"
+    " pow.Tensor_Scalar reciprocal relu repeat rsqrt scalar_tensor select.int sigmoid sign sin"
+    " slice.Tensor split_with_sizes sqrt squeeze.dim squeeze.dims sub.Scalar sub.Tensor"
+    " sum.dim_IntList topk unsqueeze upsample_bilinear2d.vec view where.self"
 )
 PHONE = frozenset(_PHONE.split())
 SAMPLING = frozenset({"grid_sampler_2d"})
 _BACKBONES = (
-    "_adaptive_avg_pool2d argmax bitwise_not erf gelu index.Tensor index_select"
+    "_adaptive_avg_pool2d argmax erf gelu index.Tensor index_select"
     " native_group_norm ne.Scalar roll silu tanh any unfold zeros_like ones_like"
     " remainder.Scalar floor ceil round fmod.Scalar eq.Tensor ne.Tensor flip masked_fill.Scalar"
     " copy slice_scatter empty_like zeros ones bitwise_and.Tensor lt.Tensor gt.Tensor le.Tensor"

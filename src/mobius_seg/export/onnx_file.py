@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ def write_onnx(
     *,
     dynamic_size: bool = False,
     half: bool = False,
+    change: Callable[[Any], Any] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> None:
     """Write a graph as one ONNX file and check it.
@@ -36,6 +37,8 @@ def write_onnx(
         dynamic_size: any multiples of 32.
         half: weights and most of the arithmetic in float16, see :mod:`mobius_seg.export.half`;
             inputs and outputs stay float32.
+        change: what else is done to the model before it is written; the modules that nodes come
+            from are still in their metadata.
         facts: kept as metadata properties of the file, as JSON where they are no texts.
     """
     names = [IMAGE, TEXT] if graph.dynamic else [IMAGE]
@@ -44,6 +47,8 @@ def write_onnx(
     model = onnx_model(graph, inputs, names, list(OUTPUTS), shapes)
     if half:
         model = to_half(model)
+    if change is not None:
+        model = change(model)
     save_onnx(model, file, facts or {})
 
 

@@ -28,8 +28,24 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
     )
     option(parser, "--model", str, default_model, "shipped model, preset, or a model's folder")
     parser.add_argument(
-        "--format", choices=("onnx", "openvino"), default="onnx", help="default: onnx"
+        "--format", choices=("onnx", "openvino", "executorch", "litert"), default="onnx",
+        help="default: onnx; executorch is for phones and has fixed shapes, litert is not"
+        " written yet",
+    )  # fmt: skip
+    _add_graph(parser, option)
+    _add_precision(parser, option)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--no-parity", dest="parity", action="store_false", help="do not compare, write no report"
     )
+    option(parser, "--parity-annotations", Path, None, "COCO file to compare average precision on")
+    option(parser, "--parity-images", Path, None, "its pictures")
+    option(parser, "--parity-limit", count, 100, "only the first so many of them")
+    option(parser, "--threads", threads, None, "CPU threads of the comparison")
+
+
+def _add_graph(parser: argparse.ArgumentParser, option: Option) -> None:
+    """What the graph holds and what goes into it."""
     points = ("full", "balanced", "fast")
     parser.add_argument(
         "--operating-point", choices=points, default="full",
@@ -43,24 +59,30 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
         "--dynamic-names", action="store_true",
         help="text vectors are an input; with --names a second graph, model_dynamic",
     )  # fmt: skip
+    option(
+        parser, "--names-count", count, None,
+        "names that an executorch graph takes at most, where they are an input (80)",
+    )  # fmt: skip
     parser.add_argument("--everything", action="store_true", help="every object, without names")
+    parser.add_argument(
+        "--segments", action="store_true",
+        help="one graph a decoder layer, chained until the operating point's own rule stops",
+    )  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--size", type=sides, default=None, metavar="HxW",
         help="height and width of the input, multiples of 32 (default: the model's own, square)",
     )  # fmt: skip
     size.add_argument("--dynamic-size", action="store_true", help="any multiples of 32")
+
+
+def _add_precision(parser: argparse.ArgumentParser, option: Option) -> None:
+    """How the graph computes."""
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="default: fp32"
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--no-parity", dest="parity", action="store_false", help="do not compare, write no report"
-    )
-    option(parser, "--parity-annotations", Path, None, "COCO file to compare average precision on")
-    option(parser, "--parity-images", Path, None, "its pictures")
-    option(parser, "--parity-limit", count, 100, "only the first so many of them")
-    option(parser, "--threads", threads, None, "CPU threads of the comparison")
+    option(parser, "--calibration-images", Path, None, "folder of pictures, for int8")
+    option(parser, "--calibration-limit", count, 64, "use so many of them at most")
 
 
 def add_lint(add: Add) -> None:

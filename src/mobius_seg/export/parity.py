@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mobius_seg.export.runtime import ExportedModel
 from mobius_seg.export.session import Array, Session
 from mobius_seg.preprocess import PAD_VALUE, make_fixed_frame, resize
+from mobius_seg.text_cache import BUNDLED_NAMES, read_names
 
 NAME_COUNTS = (1, 5, 80, 1203)
 BATCHES = (1, 4)
@@ -28,7 +29,7 @@ COMPARED = 20
 """Queries of each picture that are compared, the best ones."""
 MASK_IOU_BAR = 0.99
 """Of float32 graphs: mean mask IoU in every case."""
-AP_BARS = {"fp32": 0.1, "fp16": 0.2}
+AP_BARS = {"fp32": 0.1, "fp16": 0.2, "int8": 1.0}
 """Points of mask AP that a precision may differ."""
 _PHOTOGRAPHS = ("chelsea.png", "coffee.png")
 
@@ -77,11 +78,14 @@ def tensor_cases(
         reference: the network.
         session: the exported graph.
         images_B3HW: as many pictures as the largest batch.
-        texts_KD: as many vectors as the largest count of names; None where names are fixed.
+        texts_KD: as many vectors as the graph takes or the largest count of names; None where
+            names are fixed.
     """
     rows = []
     for batch in [size for size in BATCHES if size <= len(images_B3HW)]:
-        counts: Sequence[int | None] = (None,) if texts_KD is None else NAME_COUNTS
+        counts: Sequence[int | None] = (None,)
+        if texts_KD is not None:
+            counts = [count for count in NAME_COUNTS if count <= len(texts_KD)]
         for count in counts:
             text_KD = None if texts_KD is None or count is None else texts_KD[:count]
             image_B3HW = images_B3HW[:batch]
@@ -123,6 +127,19 @@ def parity_texts(known_KD: Array | None, count: int, dim: int) -> Array:
     if known_KD is None:
         return np.asarray(made, np.float32)
     return np.concatenate([np.asarray(known_KD, np.float32), made])[:count]
+
+
+def known_texts(identity: str, dim: int, count: int) -> Array:
+    """Vectors [count, dim] of common names, as far as there are any, then made-up ones.
+
+    Args:
+        identity: of the text encoder.
+        dim: of its vectors.
+        count: how many.
+    """
+    known = list(read_names(BUNDLED_NAMES, identity).values())
+    stacked = np.stack([vector.numpy() for vector in known]) if known else None
+    return parity_texts(stacked, count, dim)
 
 
 def ap_difference(
@@ -171,7 +188,7 @@ def judge(precision: str, rows: Sequence[dict[str, Any]], ap: dict[str, Any]) ->
     """The bars that apply, each with its limit, the value and whether it holds.
 
     Args:
-        precision: ``fp32`` or ``fp16``; others have no bar here.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         rows: of :func:`tensor_cases`.
         ap: of :func:`ap_difference`.
     """
@@ -180,6 +197,11 @@ def judge(precision: str, rows: Sequence[dict[str, Any]], ap: dict[str, Any]) ->
         value = min(row["mask_iou"] for row in rows)
         bars.append({"bar": "mask IoU", "at_least": MASK_IOU_BAR, "value": value})
         bars[-1]["holds"] = value >= MASK_IOU_BAR
+    receipts = [row["receipt"] for row in rows if "receipt" in row]
+    if receipts:
+        value = sum(receipts) / len(receipts)
+        bars.append({"bar": "equal receipts", "at_least": 1.0, "value": value})
+        bars[-1]["holds"] = all(receipts)
     if precision in AP_BARS and "difference" in ap:
         value, most = abs(ap["difference"]), AP_BARS[precision]
         bars.append({"bar": "points of AP", "at_most": most, "value": value})

@@ -4,27 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mobius_seg.errors import InputError
+from mobius_seg.export.chain import CHAIN, ChainSession
+from mobius_seg.export.chain_parity import chain_cases
 from mobius_seg.export.graph import ExportGraph
 from mobius_seg.export.parity import (
     BATCHES,
     NAME_COUNTS,
     ap_difference,
     judge,
+    known_texts,
     parity_images,
-    parity_texts,
     tensor_cases,
 )
-from mobius_seg.export.runtime import ExportedModel
-from mobius_seg.export.session import Array, Session, open_session
+from mobius_seg.export.runtime import ExportedModel, open_sessions
+from mobius_seg.export.session import Session
 from mobius_seg.export.session_torch import TorchSession
-from mobius_seg.export.spec import PARITY_FILE, ExportSpec
+from mobius_seg.export.spec import PARITY_FILE, TEXT, ExportSpec
 from mobius_seg.files import write_text
 from mobius_seg.terminal import make_console
-from mobius_seg.text_cache import BUNDLED_NAMES, read_names
 from mobius_seg.text_features import TextEncoder
+
+_REFERENCES = {
+    False: "the same module in torch, float32, CPU",
+    True: "the package's pruning of the same network in torch, float32, CPU",
+}
 
 
 def measure_parity(
@@ -56,12 +60,10 @@ def measure_parity(
     Raises:
         InputError: the annotations or pictures cannot be used.
     """
+    assert annotations is None or CHAIN not in spec.facts, "segments have no AP of their own"
     ours: dict[str, Session] = {name: TorchSession(graph) for name, graph in graphs.items()}
-    theirs: dict[str, Session] = {
-        graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
-        for graph in spec.graphs
-    }
-    facts = _tensor_facts(spec, ours, theirs)
+    theirs = open_sessions(spec, folder, threads)
+    facts = _tensor_facts(spec, graphs, ours, theirs)
     ap: dict[str, Any] = {"reason": "no annotations were given (--parity-annotations)"}
     if annotations is not None and images is not None:
         sides = [ExportedModel(spec, side, text_encoder=text_encoder) for side in (ours, theirs)]
@@ -73,7 +75,7 @@ def measure_parity(
         "runtime": spec.runtime,
         "precision": spec.precision,
         "operating_point": spec.operating_point,
-        "reference": "the same module in torch, float32, CPU",
+        "reference": _REFERENCES[CHAIN in spec.facts],
         **facts,
         "ap": ap,
         "bars": bars,
@@ -82,25 +84,31 @@ def measure_parity(
 
 
 def _tensor_facts(
-    spec: ExportSpec, ours: dict[str, Session], theirs: dict[str, Session]
+    spec: ExportSpec,
+    graphs: dict[str, ExportGraph],
+    ours: dict[str, Session],
+    theirs: dict[str, Session],
 ) -> dict[str, Any]:
     """Every case of every graph, and the inputs of all."""
     height, width = spec.size or (spec.config.input_size // 32 * 32,) * 2
     pictures_B3HW, shown = parity_images(height, width, max(BATCHES))
-    cases = {}
+    cases: dict[str, list[dict[str, Any]]] = {}
     for vocabulary, session in theirs.items():
         texts_KD = None
         if vocabulary == "dynamic":
-            texts_KD = _texts(spec.config.text_encoder, spec.config.text_dim)
-        cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
+            config, count = spec.config, _most_names(spec)
+            texts_KD = known_texts(config.text_encoder, config.text_dim, count)
+        if isinstance(session, ChainSession):
+            cases[vocabulary] = chain_cases(graphs[vocabulary], session, pictures_B3HW, texts_KD)
+        else:
+            cases[vocabulary] = tensor_cases(ours[vocabulary], session, pictures_B3HW, texts_KD)
     return {"inputs": shown, "size": [height, width], "cases": cases}
 
 
-def _texts(identity: str, dim: int) -> Array:
-    """Vectors of common names, as far as there are any of this encoder, then made-up ones."""
-    known = list(read_names(BUNDLED_NAMES, identity).values())
-    stacked = np.stack([vector.numpy() for vector in known]) if known else None
-    return parity_texts(stacked, max(NAME_COUNTS), dim)
+def _most_names(spec: ExportSpec) -> int:
+    """Most names of a case: those that a graph of fixed shapes takes, or the largest count."""
+    rows = spec.dynamic.inputs[TEXT][0] if spec.dynamic is not None else None
+    return min(rows, max(NAME_COUNTS)) if isinstance(rows, int) else max(NAME_COUNTS)
 
 
 def write_parity(folder: Path, report: dict[str, Any]) -> Path:
@@ -123,12 +131,14 @@ def print_parity(report: dict[str, Any]) -> None:
 
     table = Table("graph")
     keys = ("score", "logit", "mask_iou", "mask_iou_min", "box_iou", "classes")
-    for title in ("names", "batch", *keys):
+    cases = [(vocabulary, row) for vocabulary, rows in report["cases"].items() for row in rows]
+    inputs = ["names", "batch", "picture", "threshold", "queries"]  # the last three of a chain
+    inputs = [key for key in inputs if any(key in row for _, row in cases)]
+    for title in (*inputs, *keys):
         table.add_column(title.replace("_", " "), justify="right")
-    for vocabulary, rows in report["cases"].items():
-        for row in rows:
-            shown = (f"{row[key]:.2g}" if key in keys[:2] else f"{row[key]:.4f}" for key in keys)
-            table.add_row(vocabulary, str(row["names"]), str(row["batch"]), *shown)
+    for vocabulary, row in cases:
+        shown = (f"{row[key]:.2g}" if key in keys[:2] else f"{row[key]:.4f}" for key in keys)
+        table.add_row(vocabulary, *(_text(row.get(key)) for key in inputs), *shown)
     console = make_console()
     console.print(table)
     ap = report["ap"]
@@ -145,3 +155,8 @@ def print_parity(report: dict[str, Any]) -> None:
         limit = f"at least {bar['at_least']}" if "at_least" in bar else f"at most {bar['at_most']}"
         verdict = "holds" if bar["holds"] else "MISSED"
         console.print(f"{bar['bar']} {bar['value']:.4f}, {limit}: {verdict}", soft_wrap=True)
+
+
+def _text(value: Any) -> str:
+    """A case's input as it is shown."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

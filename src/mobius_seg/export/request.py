@@ -24,8 +24,19 @@ if TYPE_CHECKING:
     from mobius_seg.model import Mobius
     from mobius_seg.operating_points import OperatingPoints
 
-FORMATS = ("onnx", "openvino")
-PRECISIONS = ("fp32", "fp16")
+FORMATS = ("onnx", "openvino", "executorch")
+STATIC_FORMATS = ("executorch",)
+"""Those whose graphs have fixed shapes: one picture a call, of one size, so many names."""
+NO_LITERT = (
+    "its graphs pass mobius-seg lint-export --target litert and torch's export inside litert-torch,"
+    " but no conversion has been carried to its end and compared; for phones there is --format"
+    " executorch"
+)
+PRECISIONS = ("fp32", "fp16", "int8")
+NAMES_COUNT = 80
+"""Names that a graph of fixed shapes takes as an input, where nothing else is asked for."""
+CALIBRATION_LIMIT = 64
+"""Pictures that the ranges of int8 are taken from."""
 SEED = 0
 """Of the random weights of presets that have none."""
 
@@ -44,7 +55,12 @@ class ExportRequest:
         everything: one column for every object.
         size: height and width; None for the model's own, square.
         dynamic_size: height and width may be any multiples of 32.
-        precision: one of :data:`PRECISIONS`.
+        precision: one of :data:`PRECISIONS`; ``int8`` for ONNX, ``fp16`` for ONNX and OpenVINO.
+        names_count: names that a graph of :data:`STATIC_FORMATS` takes at most where they are an
+            input; None for :data:`NAMES_COUNT`.
+        segments: one graph a decoder layer, chained until the point's own rule stops, for ONNX.
+        calibration_images: folder of pictures for ``int8``.
+        calibration_limit: how many of them are used at most.
         seed: of random weights, for presets without weights.
         text_files: whether the text encoder goes beside a graph whose names are an input; several
             graphs of one model need it once.
@@ -60,6 +76,10 @@ class ExportRequest:
     size: tuple[int, int] | None = None
     dynamic_size: bool = False
     precision: str = "fp32"
+    names_count: int | None = None
+    segments: bool = False
+    calibration_images: Path | None = None
+    calibration_limit: int = CALIBRATION_LIMIT
     seed: int = SEED
     text_files: bool = True
 
@@ -69,6 +89,8 @@ class ExportRequest:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
+        if self.runtime == "litert":
+            raise InputError(f"format litert cannot be written: {NO_LITERT}")
         _one_of("format", self.runtime, FORMATS)
         _one_of("precision", self.precision, PRECISIONS)
         if self.everything and (self.names is not None or self.dynamic_names):
@@ -82,6 +104,7 @@ class ExportRequest:
                     f"size is {self.size[0]}x{self.size[1]}; allowed: multiples of 32"  # type: ignore[index]
                     f" from {low} to {high}"
                 )
+        self._check_format()
 
     @property
     def vocabularies(self) -> tuple[str, ...]:
@@ -90,6 +113,42 @@ class ExportRequest:
             return ("everything",)
         baked = ("baked",) if self.names is not None else ()
         return (*baked, "dynamic") if self.dynamic_names or not baked else baked
+
+    @property
+    def static(self) -> bool:
+        """Whether the format has fixed shapes alone."""
+        return self.runtime in STATIC_FORMATS
+
+    @property
+    def text_rows(self) -> int | None:
+        """Rows of the input ``text`` where they are fixed."""
+        if not self.static or "dynamic" not in self.vocabularies:
+            return None
+        return NAMES_COUNT if self.names_count is None else self.names_count
+
+    def _check_format(self) -> None:
+        """What the format, the precision and the segments allow."""
+        if self.static and self.dynamic_size:
+            raise InputError(f"{self.runtime} takes pictures of one size; give --size")
+        precisions = {"onnx": PRECISIONS, "openvino": PRECISIONS[:2]}
+        _one_of(
+            f"precision for {self.runtime}", self.precision, precisions.get(self.runtime, ("fp32",))
+        )
+        if self.names_count is not None and self.text_rows is None:
+            raise InputError(
+                "--names-count is for names as an input in graphs of fixed shapes (--format"
+                f" {' or '.join(STATIC_FORMATS)} with --dynamic-names)"
+            )
+        if (self.precision == "int8") != (self.calibration_images is not None):
+            raise InputError("--precision int8 and --calibration-images belong together")
+        if self.calibration_images is not None and not self.calibration_images.is_dir():
+            raise InputError(f"{self.calibration_images}: no such folder of pictures")
+        if not self.segments:
+            return
+        if self.runtime != "onnx" or self.precision != "fp32" or self.dynamic_size:
+            raise InputError("--segments is for --format onnx in fp32, of one size")
+        if len(self.vocabularies) > 1 or self.everything:
+            raise InputError("--segments is for names: either --names or --dynamic-names")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +204,23 @@ def open_source(model: str, seed: int = SEED) -> Source:
             "sha256": weights_digest(folder),
         },
     )
+
+
+def check_static(config: ModelConfig, runtime: str) -> None:
+    """See that a network is one that runtimes for phones take.
+
+    Args:
+        config: of the network.
+        runtime: for the message.
+
+    Raises:
+        InputError: it samples maps at points that it computes.
+    """
+    if "deformable" in (config.mixing, config.cross_attention):
+        raise InputError(
+            f"{config.name} needs grid_sample, which {runtime} lacks; allowed: models made for"
+            " phones (mobius-p, mobius-n, mobius-s), see mobius-seg lint-export"
+        )
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:

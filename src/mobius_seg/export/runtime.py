@@ -16,6 +16,7 @@ import torch
 from mobius_seg.calibration_file import EVERYTHING, NAMES
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.export.chain import CHAIN, ChainSession, open_chain
 from mobius_seg.export.session import Array, Session, open_session
 from mobius_seg.export.spec import ExportSpec, GraphFile
 from mobius_seg.instances import Instances
@@ -47,11 +48,27 @@ def open_exported(
         InputError: the folder is none, or its runtime cannot be used.
     """
     spec, folder = ExportSpec.read(folder), Path(folder)
-    sessions = {
+    sessions = open_sessions(spec, folder, threads)
+    return ExportedModel(spec, sessions, text_encoder=text_encoder)
+
+
+def open_sessions(spec: ExportSpec, folder: Path, threads: int | None) -> dict[str, Session]:
+    """Every graph of a folder by its vocabulary, or its chain.
+
+    Args:
+        spec: what ``model.json`` says.
+        folder: of the export.
+        threads: CPU threads; None for the runtime's own choice.
+
+    Raises:
+        InputError: a file is missing or broken.
+    """
+    if CHAIN in spec.facts:
+        return {spec.main.vocabulary: open_chain(folder, spec, threads)}
+    return {
         graph.vocabulary: open_session(spec.runtime, folder, graph, threads)
         for graph in spec.graphs
     }
-    return ExportedModel(spec, sessions, text_encoder=text_encoder)
 
 
 def open_for_commands(options: argparse.Namespace) -> "ExportedModel":
@@ -144,7 +161,8 @@ class ExportedModel:
             [B, Q, H / 4, W / 4]; see docs/export.md.
 
         Raises:
-            InputError: an array does not fit, or the graph that is meant is not in the folder.
+            InputError: an array does not fit, the graph that is meant is not in the folder, or a
+                chain gets several pictures, each of which would keep its own queries.
         """
         graph = self.spec.main if text_KD is None else self.spec.dynamic
         if graph is None or (text_KD is None and graph.vocabulary == "dynamic"):
@@ -171,8 +189,8 @@ class ExportedModel:
     ) -> Any:
         """Find the instances that are asked for; as :meth:`mobius_seg.Predictor.predict`.
 
-        Pictures are fitted into the graph's input where that has a fixed size. Results carry no
-        receipt: ``model.json`` states the schedule, the same for every picture.
+        Pictures are fitted into the graph's input where that has a fixed size. Results of a chain
+        carry a receipt; for others ``model.json`` states the schedule of every picture.
 
         Args:
             images: a picture or a list.
@@ -248,6 +266,12 @@ class ExportedModel:
             text_KD = self.encode(texts)
         elif graph.vocabulary == "baked":
             columns = [graph.names.index(text) for text in texts]
+        session = self._sessions[graph.vocabulary]
+        if isinstance(session, ChainSession):
+            for row, job in enumerate(jobs):
+                one, limit = image_B3HW[row : row + 1], limits[job.index]
+                results[job.index] = session.instances(one, text_KD, columns, job, limit)
+            return
         found = self._run_graph(graph, image_B3HW, text_KD)
         for row, job in enumerate(jobs):
             scores_QK = torch.from_numpy(found["scores"][row][:, columns])
@@ -274,9 +298,10 @@ class ExportedModel:
     def _run_graph(
         self, graph: GraphFile, image_B3HW: Array, text_KD: Array | None
     ) -> dict[str, Array]:
-        """A batch; one picture a call where the graph takes no more."""
+        """A batch; one picture a call where the graph takes no more, but a chain refuses it."""
         session = self._sessions[graph.vocabulary]
-        if self.spec.batch is None or len(image_B3HW) == self.spec.batch:
+        alone = self.spec.batch is not None and len(image_B3HW) != self.spec.batch
+        if not alone or isinstance(session, ChainSession):
             return session.run(image_B3HW, text_KD)
         rows = [session.run(image_B3HW[i : i + 1], text_KD) for i in range(len(image_B3HW))]
         return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}

@@ -4,6 +4,7 @@
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,3 +57,33 @@ def open_session(runtime: str, folder: Path, graph: GraphFile, threads: int | No
 def contiguous(array: Array) -> Array:
     """Float32 in the order that runtimes read."""
     return np.ascontiguousarray(array, np.float32)
+
+
+def one_by_one(run: Callable[[Array], dict[str, Array]], image_B3HW: Array) -> dict[str, Array]:
+    """A batch through something that takes one picture a call.
+
+    Args:
+        run: outputs of one picture, [1, 3, H, W].
+        image_B3HW: B pictures, at least one.
+    """
+    rows = [run(image_B3HW[row : row + 1]) for row in range(len(image_B3HW))]
+    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+
+
+def pad_names(text_KD: Array | None, rows: int) -> Array:
+    """Text vectors with rows of zeros below, which a padded graph does not read.
+
+    Args:
+        text_KD: float32 [K, D].
+        rows: that the graph takes.
+
+    Raises:
+        InputError: there are more names than rows.
+    """
+    assert text_KD is not None, "this graph takes text vectors"
+    if len(text_KD) > rows:
+        raise InputError(
+            f"{len(text_KD)} names are asked for, and this export takes {rows} at most; export with"
+            f" --names-count {len(text_KD)}"
+        )
+    return np.concatenate([text_KD, np.zeros((rows - len(text_KD), text_KD.shape[1]), np.float32)])

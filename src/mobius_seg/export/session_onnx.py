@@ -25,14 +25,9 @@ class OnnxSession:
         """See the class."""
         import onnxruntime
 
-        options: Any = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
+                str(file), session_options(threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime's own kinds share no base but this one
             reason = str(error).splitlines()[0][:200]
@@ -46,6 +41,18 @@ class OnnxSession:
             assert text_KD is not None, "this graph takes text vectors"
             feed[TEXT] = contiguous(text_KD)
         return dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), feed), strict=True))
+
+
+def session_options(threads: int | None) -> Any:
+    """Options of a session, see :class:`OnnxSession`."""
+    import onnxruntime
+
+    options: Any = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def open_session(file: Path, graph: GraphFile, threads: int | None) -> OnnxSession:

@@ -14,6 +14,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.posthoc import StageMap
 
 SPEC_FILE, PARITY_FILE = "model.json", "parity.json"
+QUANTIZATION_FILE = "quantization.json"
 FORMAT = 1
 LICENCE = "Apache-2.0"
 IMAGE, TEXT = "image", "text"

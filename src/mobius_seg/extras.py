@@ -1,0 +1,19 @@
+"""Which extra of the package brings a module that a subcommand imports when it runs."""
+
+EXTRAS = {
+    "accelerate": "train",
+    "cv2": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "resvg_py": "train",
+    "scipy": "train",
+    "tensorboard": "train",
+    "tqdm": "train",
+    "vtkmodules": "train",
+    "supervision": "supervision",
+}
+"""By the name of the module."""
