@@ -108,20 +108,22 @@ class BoxBias(nn.Module):
 
     def forward(self, boxes_BQ4: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         """Boxes cxcywh in 0..1 and level shapes -> bias [B, heads, Q, N]."""
+        center_BQ2, side_BQ2 = boxes_BQ4[..., :2], boxes_BQ4[..., 2:].clamp(min=1e-3)
+        half_BQ2 = side_BQ2 * 0.5
+        ends_BQ22 = torch.stack([center_BQ2 - half_BQ2, center_BQ2 + half_BQ2], -1)
         parts = []
         for height, width in shapes:
-            column = self._axis(self.x, boxes_BQ4[..., 0::2], width)
-            row = self._axis(self.y, boxes_BQ4[..., 1::2], height)
+            column = self._axis(self.x, ends_BQ22[:, :, 0], side_BQ2[..., :1], width)
+            row = self._axis(self.y, ends_BQ22[:, :, 1], side_BQ2[..., 1:], height)
             both = row[..., :, None] + column[..., None, :]
             parts.append(both.flatten(3))
-        return torch.cat(parts, -1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _axis(self, mlp: MLP, box_BQ2: Tensor, cells: int) -> Tensor:
-        """Centre and side along one axis -> [B, heads, Q, cells]."""
-        at = (torch.arange(cells, device=box_BQ2.device, dtype=torch.float32) + 0.5) / cells
-        center, side = box_BQ2[..., None, 0], box_BQ2[..., None, 1].clamp(min=1e-3)
-        low, high = at - (center - side / 2), at - (center + side / 2)
-        distance = torch.stack([low, high, low / side / 8, high / side / 8], -1) * 8
+    def _axis(self, mlp: MLP, ends_BQ2: Tensor, side_BQ1: Tensor, cells: int) -> Tensor:
+        """Both ends and the side of a box along one axis -> [B, heads, Q, cells]."""
+        at = (torch.arange(cells, device=ends_BQ2.device, dtype=torch.float32) + 0.5) / cells
+        apart = at[:, None] - ends_BQ2[:, :, None]
+        distance = torch.cat([apart * 8, apart / side_BQ1[..., None]], -1)
         scaled = distance.sign() * torch.log2(distance.abs() + 1) / 3
         bias: Tensor = mlp(scaled)
         return bias.permute(0, 3, 1, 2)

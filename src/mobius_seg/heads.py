@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.calibration import best_column
 from mobius_seg.config import ModelConfig
-from mobius_seg.layers import MLP, head_mlp, move_boxes
+from mobius_seg.layers import MLP, head_mlp, length, move_boxes, unit
 from mobius_seg.naming import NameEvidence
 from mobius_seg.types import LayerOutput
 
@@ -63,20 +62,21 @@ class CosineClassifier(nn.Module):
 
     def objects(self, x_BNC: Tensor, object_C: Tensor) -> Tensor:
         """Object logits [B, N] of normalised tokens."""
-        object_BNC = F.normalize(self.object_embed(x_BNC), dim=-1)
+        object_BNC = self.object_embed(x_BNC).float()
         # As a column: converters fuse products of matrices, and stumble over one with a vector.
-        object_BN = _matmul(object_BNC, F.normalize(object_C, dim=-1)[:, None])[..., 0]
-        return self._clamped(self.object_log_scale) * object_BN + self.object_bias
+        product_BN1 = _matmul(object_BNC, unit(object_C.float())[:, None])
+        cosine_BN = (product_BN1 / length(object_BNC))[..., 0]
+        return self._clamped(self.object_log_scale) * cosine_BN + self.object_bias
 
     def vectors(self, x_BNC: Tensor, names_BNC: Tensor | None) -> Tensor:
         """What is compared with the columns, L2-normalised [B, N, C].
 
         The direction of the token's embedding and, with a learned gain, that of the name map.
         """
-        own = F.normalize(self.embed(x_BNC), dim=-1)
+        own = unit(self.embed(x_BNC))
         if self.name_gain is None or names_BNC is None:
             return own
-        return F.normalize(own + self.name_gain * F.normalize(names_BNC, dim=-1), dim=-1)
+        return unit(own + self.name_gain * unit(names_BNC))
 
     def scale(self) -> Tensor:
         """The factor of the cosine, clamped."""
@@ -136,7 +136,7 @@ class UncertaintyHead(nn.Module):
         Returns:
             [B, Q] before the sigmoid.
         """
-        text_BQC = F.normalize(object_C, dim=-1).to(normed_BQC.dtype).expand_as(normed_BQC)
+        text_BQC = unit(object_C).to(normed_BQC.dtype).expand_as(normed_BQC)
         logit_BQ = scored.object_logits_BQ.detach()
         if text_BKC.shape[1]:
             batch, width = normed_BQC.shape[0], normed_BQC.shape[2]

@@ -267,6 +267,33 @@ def cell_size(height: int, width: int, like: Tensor, cells: float = 1.0) -> Tens
     return torch.cat([like.new_full((1,), cells) / side for side in (width, height)])
 
 
+def unit(x: Tensor) -> Tensor:
+    """L2-normalised along the last axis, as ``F.normalize`` with fewer operators in a graph."""
+    return x / length(x)
+
+
+def length(x: Tensor) -> Tensor:
+    """L2 norms [..., 1] of the last axis, at least 1e-12."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.clamp_min(1e-12)
+
+
+def upsample(x_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resizing to a height and width; a map of that size stays what it is.
+
+    In exported graphs of one size whole factors are said as factors, not as sides: ONNX Runtime
+    then keeps the blocked layout of the convolutions around it.
+    """
+    rows, columns = x_BCHW.shape[2:]
+    if (rows, columns) == (height, width):
+        return x_BCHW
+    whole = all(isinstance(side, int) for side in (rows, columns, height, width))
+    if torch.compiler.is_exporting() and whole and not (height % rows or width % columns):
+        by = (float(height // rows), float(width // columns))
+        return F.interpolate(x_BCHW, scale_factor=by, mode="bilinear", align_corners=False)
+    return F.interpolate(x_BCHW, size=(height, width), mode="bilinear", align_corners=False)
+
+
 def token_maps(value_BNC: Tensor, shapes: Sequence[tuple[int, int]], heads: int) -> list[Tensor]:
     """Values [B, N, C] of consecutive levels -> one map [B * heads, C / heads, h, w] per level."""
     batch = value_BNC.shape[0]

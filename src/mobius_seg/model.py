@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobius_seg.backbone import Backbone
 from mobius_seg.config import ModelConfig
 from mobius_seg.decoder import Decoder
 from mobius_seg.errors import InputError
 from mobius_seg.heads import MaskProduct
+from mobius_seg.layers import unit
 from mobius_seg.multiscale import MultiscalePixelDecoder
 from mobius_seg.naming import NameEvidence, NameMap
 from mobius_seg.pixel_decoder import PixelDecoder
@@ -94,7 +94,7 @@ class Mobius(nn.Module):
 
     def project_names(self, names_KD: Tensor) -> Tensor:
         """Text vectors [K, D] as columns without fusion, L2-normalised [K, C]."""
-        return F.normalize(self.text_projection(self._centred(names_KD)).float(), dim=-1)
+        return unit(self.text_projection(self._centred(names_KD)).float())
 
     def encode(self, images_B3HW: Tensor, prompt: TextPrompt) -> Encoded:
         """Everything before the decoder: backbone, text, pixel decoder.
@@ -136,7 +136,7 @@ class Mobius(nn.Module):
         mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
         maps = self.backbone((images_B3HW - mean) / std)
         pixels = self.pixel_decoder(maps, text_BTC, text_mask_BT)
-        text_BKC = F.normalize(pixels.text_BTC[:, :columns].float(), dim=-1)
+        text_BKC = unit(pixels.text_BTC[:, :columns].float())
         features = pixels.mask_features_BMhw
         names = None
         if self.name_map is not None:
@@ -196,7 +196,7 @@ class Mobius(nn.Module):
 
     def _centred(self, vectors: Tensor) -> Tensor:
         """Pooled text vectors less the mean of the training's names, at length sqrt(D)."""
-        centred = F.normalize(vectors - self.get_buffer("text_mean").to(vectors.dtype), dim=-1)
+        centred = unit(vectors - self.get_buffer("text_mean").to(vectors.dtype))
         length: float = self.config.text_dim**0.5
         return centred * length
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobius_seg.layers import rows_of
+from mobius_seg.layers import rows_of, upsample
 
 _FLOOR = 0.05  # share that a cell of the box keeps where the mask says no
 
@@ -43,9 +43,8 @@ class NameMap(nn.Module):
         if self.stride == 32:
             mean: Tensor = self.fine(F.avg_pool2d(map16_BCHW, 2))
             return mean + coarse
-        size = (map16_BCHW.shape[2], map16_BCHW.shape[3])
         fine: Tensor = self.fine(map16_BCHW)
-        return fine + F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
+        return fine + upsample(coarse, map16_BCHW.shape[2], map16_BCHW.shape[3])
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,7 @@ class NameEvidence:
 
     def at(self, height: int, width: int) -> Tensor:
         """Name vectors at the cells of a grid: [B, height * width, C]."""
-        names = self.names_BChw
-        if names.shape[2:] != (height, width):
-            names = F.interpolate(names, size=(height, width), mode="bilinear", align_corners=False)
-        return names.flatten(2).transpose(1, 2)
+        return upsample(self.names_BChw, height, width).flatten(2).transpose(1, 2)
 
     def under(self, mask_embed_BQM: Tensor, boxes_BQ4: Tensor) -> Tensor:
         """Name vectors under the masks of queries, see :func:`pool_names`."""

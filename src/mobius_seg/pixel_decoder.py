@@ -23,6 +23,7 @@ from mobius_seg.layers import (
     flatten_map,
     grid_centers,
     sine_position,
+    upsample,
 )
 
 
@@ -175,9 +176,7 @@ def level_strides(config: ModelConfig) -> tuple[int, ...]:
 
 def resize_like(x_BCHW: Tensor, like: Tensor) -> Tensor:
     """Bilinear upsampling to the height and width of ``like``."""
-    if x_BCHW.shape[2:] == like.shape[2:]:
-        return x_BCHW
-    return F.interpolate(x_BCHW, size=like.shape[2:], mode="bilinear", align_corners=False)
+    return upsample(x_BCHW, like.shape[2], like.shape[3])
 
 
 def resample(x_BCHW: Tensor, like: Tensor) -> Tensor:

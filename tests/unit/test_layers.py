@@ -4,16 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from mobius_seg.deformable import DeformableAttention, deformable_sample
 from mobius_seg.layers import (
     MLP,
     ConvNorm,
-    DeformableAttention,
     FeedForward,
     SelfAttention,
     SeparableRefinement,
     WideRefinement,
     attend,
-    deformable_sample,
     flatten_map,
     grid_centers,
     inverse_sigmoid,
