@@ -9,7 +9,7 @@ MAL and synonym weighting) equal fine-tunings in the small setting (``setting.py
 its trainings, which differ in the loss alone:
 
 * ``focal``, ``varifocal``, ``mal``: the form of the class loss, without synonym weighting;
-* ``mal-synonyms``: MAL with it, the default of the project;
+* ``mal-synonyms``, ``varifocal-synonyms``: with it;
 * ``final``: that, and every stage learns the quality at the last layer;
 * ``uncertainty``: that of ``mal-synonyms`` and a head that predicts the quality;
 * ``regions``: that of ``mal-synonyms`` and mask points weighted by language confidence.
@@ -38,17 +38,18 @@ from starts import ALL
 from mobius_seg.loss_config import LossConfig
 
 CLAIM = "calibration"
-BASELINE, DEFAULT = "focal", "mal-synonyms"
+BASELINE, DEFAULT = "focal", "varifocal"
 STEPS = 0.5
 """Share of the setting's steps: nothing begins from nothing here."""
 LOSSES = {
     BASELINE: LossConfig(class_loss="focal", synonyms=False),
-    DEFAULT: LossConfig(),
-    "mal": LossConfig(synonyms=False),
+    "mal-synonyms": LossConfig(class_loss="mal", synonyms=True),
+    "mal": LossConfig(class_loss="mal", synonyms=False),
     "varifocal": LossConfig(class_loss="varifocal", synonyms=False),
-    "final": LossConfig(calibration_target="final"),
-    "uncertainty": LossConfig(),
-    "regions": LossConfig(region_weighting=True),
+    "varifocal-synonyms": LossConfig(class_loss="varifocal", synonyms=True),
+    "final": LossConfig(class_loss="mal", synonyms=True, calibration_target="final"),
+    "uncertainty": LossConfig(class_loss="mal", synonyms=True),
+    "regions": LossConfig(class_loss="mal", synonyms=True, region_weighting=True),
 }
 ERRORS = ("laece0", "laece0_noise", "laece0_by_name", "d_ece", "laece0_all", "d_ece_all")
 

@@ -61,7 +61,7 @@ CLAIM = "pixel_decoder"
 BASELINE = "multiscale"
 SIZES = ((800, 1344), (640, 640))
 NAMES = 80
-CROPPED = LossConfig(points=PointConfig(count=64, in_box=768))
+CROPPED = LossConfig(class_loss="mal", synonyms=True, points=PointConfig(count=64, in_box=768))
 """Masks are compared where they end up: within the enlarged boxes, hardly outside."""
 
 

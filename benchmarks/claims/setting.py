@@ -36,6 +36,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.subset import frequent_names, restrict_pack
+from mobius_seg.loss_config import LossConfig
 from mobius_seg.text_features import TextFeatures
 
 LEAST_AP50 = 0.30
@@ -58,7 +59,8 @@ class Setting:
         error_val: scenes that these errors are measured on: the errors of 300 are mostly noise.
         seeds: seed of each variant's start and data; and of the calib and val scenes.
         scene_seeds: seeds of calib and val scenes.
-        train: further fields of ``TrainConfig``.
+        train: further fields of ``TrainConfig``. The loss is that which every claim but the one
+            about losses was run with.
         images_per_second: assumed of a training until one has been timed.
         measure_seconds: assumed of measuring one model.
     """
@@ -77,6 +79,7 @@ class Setting:
     train: tuple[tuple[str, Any], ...] = (
         ("lr", 6e-4),
         ("backbone_lr", 1.5e-4),
+        ("loss", LossConfig(class_loss="mal", synonyms=True)),
         ("warmup", 100),
         ("flat", 0.5),
         ("ema", 0.998),
@@ -192,10 +195,14 @@ class Bench:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The model that variants are made of: that of the start, at the setting's size."""
+        """The model that variants are made of: that of the start, at the setting's size.
+
+        Every token is compared with the names: pictures this small have hardly more tokens than
+        candidates.
+        """
         base = read_config(self.start)
         stated = {"expected_params": 0, "expected_gmac": 0.0}  # of the preset, not of a variant
-        return replace(base, input_size=self.setting.size, **stated)
+        return replace(base, input_size=self.setting.size, candidates=0, **stated)
 
     @cached_property
     def name_vectors(self) -> torch.Tensor:

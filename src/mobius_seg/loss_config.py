@@ -74,7 +74,8 @@ class LossConfig:
         pull: weight, within the region loss, of the distance to the true name's text vector.
         dense: weight of the auxiliary dense loss; 0 leaves it out.
         dense_tokens: best tokens per object in the dense loss.
-        class_loss: form of the class loss.
+        class_loss: form of the class loss. After score maps were fitted, ``varifocal`` erred least
+            of the three (docs/results.md); without maps, ``mal`` does.
         gamma: power of the quality target and of the negatives' weight (MAL, 1.5).
         synonyms: push names that mean the same less (``calibration.synonym_weight``).
         calibration_target: quality that a stage's confidence learns: its ``own``, or that which
@@ -95,9 +96,9 @@ class LossConfig:
     pull: float = 10.0
     dense: float = 1.0
     dense_tokens: int = 6
-    class_loss: ClassLoss = "mal"
+    class_loss: ClassLoss = "varifocal"
     gamma: float = 1.5
-    synonyms: bool = True
+    synonyms: bool = False
     calibration_target: CalibrationTarget = "own"
     uncertainty: float = 1.0
     region_weighting: bool = False
@@ -128,3 +129,8 @@ def _check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> 
             raise InputError(
                 f"{type(config).__name__}.{name} is {value!r}; allowed: {low:g} to {high:g}"
             )
+
+
+FIRST_LOSS = LossConfig(class_loss="mal", synonyms=True)
+"""What was the default until score maps decided: of runs that say nothing about their loss, and of
+the released weights."""

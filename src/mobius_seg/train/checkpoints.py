@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
-from mobius_seg.loss_config import LossConfig
+from mobius_seg.loss_config import FIRST_LOSS
 from mobius_seg.train.settings import TrainConfig
 from mobius_seg.train.switches import flatten
 
@@ -89,7 +89,7 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
     asked = json.loads(config.to_json())
     # Of runs that say nothing about them.
     known: dict[str, Any] = {
-        "loss": dataclasses.asdict(LossConfig()),
+        "loss": dataclasses.asdict(FIRST_LOSS),
         "overrides": {},
         "mixture": [],
         "recipe": None,
