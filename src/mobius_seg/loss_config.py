@@ -98,7 +98,7 @@ class LossConfig:
     dense_tokens: int = 6
     class_loss: ClassLoss = "varifocal"
     gamma: float = 1.5
-    synonyms: bool = False
+    synonyms: bool = True
     calibration_target: CalibrationTarget = "own"
     uncertainty: float = 1.0
     region_weighting: bool = False

@@ -18,6 +18,7 @@ from torch import Tensor
 from mobius_seg.calibration import confidence
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.sample import Sample, Vocabulary, collate
+from mobius_seg.loss_config import FIRST_LOSS
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
@@ -145,7 +146,7 @@ def losses() -> dict[str, float]:
     network = filled().train()
     out = network(batch.images_B3HW.float() / 255, batch.prompt)
     generator = torch.Generator().manual_seed(0)
-    parts = Criterion()(out, batch.targets, batch.prompt, generator)
+    parts = Criterion(FIRST_LOSS)(out, batch.targets, batch.prompt, generator)
     return {key: float(value.detach()) for key, value in sorted(parts.items())}
 
 

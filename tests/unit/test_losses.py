@@ -184,7 +184,7 @@ def test_the_quality_of_box_and_mask_is_what_confidence_learns() -> None:
         object_logits_BQ=torch.full((1, 1), -LOG3),
         boxes_BQ4=torch.tensor([[[0.375, 0.25, 0.25, 0.25]]]),
     )
-    parts = run([layer], features, [wanted], prompt(1))
+    parts = run([layer], features, [wanted], prompt(1), class_loss="mal")
     quality = float(parts["quality"])
     assert quality == pytest.approx(math.sqrt(1 / 3), rel=0.05)
     aim = quality**1.5
