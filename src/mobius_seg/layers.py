@@ -344,7 +344,7 @@ def move_boxes(boxes: Tensor, step: Tensor, form: str) -> Tensor:
     moved = center + step[..., :2].clamp(-_FARTHEST, _FARTHEST) * side
     grown = side * step[..., 2:].clamp(-_MOST_GROWTH, _MOST_GROWTH).exp()
     free = torch.cat([moved, grown], -1)
-    held = torch.cat([moved.clamp(0, 1), grown.clamp(_LEAST_SIDE, 1)], -1)
+    held = torch.cat([moved.clamp(0.0, 1.0), grown.clamp(_LEAST_SIDE, 1.0)], -1)
     return held.detach() + (free - free.detach()) if free.requires_grad else held
 
 

@@ -1,5 +1,6 @@
 """``mobius-seg export``: folders that other runtimes run and that say what the network says."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from PIL import Image
 from mobius_seg.checkpoint import load_model, save_model
 from mobius_seg.cli import main
 from mobius_seg.export import open_exported
+from mobius_seg.export.graph import ExportGraph, example_inputs
+from mobius_seg.export.onnx_file import write_onnx
 from mobius_seg.export.spec import OUTPUTS, SPEC_FILE, ExportSpec
+from mobius_seg.model import Mobius
+from mobius_seg.presets import get_preset
+from mobius_seg.pruning import PruningPolicy
 
 for _package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(_package, reason=f"{_package} is not installed (extra export)")
@@ -155,3 +161,27 @@ def test_a_missed_bar_is_exit_code_one_after_writing(
     assert "MISSED" in capsys.readouterr().out
     assert not json.loads((tmp_path / "out" / "parity.json").read_text())["passed"]
     assert open_exported(tmp_path / "out").spec.main.vocabulary == "everything"
+
+
+def test_the_form_of_accelerators(tmp_path: Path) -> None:
+    """Deformable reading, relative boxes, candidates: what no shipped weights have yet."""
+    config = dataclasses.replace(
+        get_preset("mobius-test"),
+        cross_attention="deformable",
+        memory_strides=(16, 32),
+        box_steps="relative",
+        mask_conv=16,
+        candidates=16,
+    )
+    torch.manual_seed(0)
+    graph = ExportGraph(Mobius(config).eval(), PruningPolicy.static((12, 6), 2), None)
+    write_onnx(graph, tmp_path / "model.onnx", (64, 96))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    image, text = example_inputs(graph, 64, 96, batch=3, names=5)
+    found = session.run(None, {"image": image.numpy(), "text": text.numpy()})
+    with torch.no_grad():
+        wanted = graph(image, text)
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4, rtol=1e-3)
