@@ -9,7 +9,7 @@ MAL and synonym weighting) equal fine-tunings in the small setting (``setting.py
 its trainings, which differ in the loss alone:
 
 * ``focal``, ``varifocal``, ``mal``: the form of the class loss, without synonym weighting;
-* ``mal-synonyms``, ``varifocal-synonyms``: with it;
+* ``mal-synonyms`` and ``varifocal-synonyms``: with it; the latter is the default of the project;
 * ``final``: that, and every stage learns the quality at the last layer;
 * ``uncertainty``: that of ``mal-synonyms`` and a head that predicts the quality;
 * ``regions``: that of ``mal-synonyms`` and mask points weighted by language confidence.
@@ -38,7 +38,7 @@ from starts import ALL
 from mobius_seg.loss_config import LossConfig
 
 CLAIM = "calibration"
-BASELINE, DEFAULT = "focal", "varifocal"
+BASELINE, DEFAULT = "focal", "varifocal-synonyms"
 STEPS = 0.5
 """Share of the setting's steps: nothing begins from nothing here."""
 LOSSES = {
@@ -46,7 +46,7 @@ LOSSES = {
     "mal-synonyms": LossConfig(class_loss="mal", synonyms=True),
     "mal": LossConfig(class_loss="mal", synonyms=False),
     "varifocal": LossConfig(class_loss="varifocal", synonyms=False),
-    "varifocal-synonyms": LossConfig(class_loss="varifocal", synonyms=True),
+    DEFAULT: LossConfig(),
     "final": LossConfig(class_loss="mal", synonyms=True, calibration_target="final"),
     "uncertainty": LossConfig(class_loss="mal", synonyms=True),
     "regions": LossConfig(class_loss="mal", synonyms=True, region_weighting=True),

@@ -75,7 +75,7 @@ class LossConfig:
         dense: weight of the auxiliary dense loss; 0 leaves it out.
         dense_tokens: best tokens per object in the dense loss.
         class_loss: form of the class loss. After score maps were fitted, ``varifocal`` erred least
-            of the three (docs/results.md); without maps, ``mal`` does.
+            of the three (docs/claims.md); without maps, ``mal`` does.
         gamma: power of the quality target and of the negatives' weight (MAL, 1.5).
         synonyms: push names that mean the same less (``calibration.synonym_weight``).
         calibration_target: quality that a stage's confidence learns: its ``own``, or that which
