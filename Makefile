@@ -19,7 +19,7 @@ STEPS ?= 10000
 SIZES ?= 192@0,256@0.6
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast test-slow test-long lint type ci bench assets train-release web web-serve clean
+.PHONY: help demo install test test-fast test-slow test-long lint type ci bench photos assets train-release web web-serve clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ type: $(FULL) ## mypy, strict
 	$(BIN)/mypy
 
 ci: lint type test ## what has to pass before a change lands
+
+photos: $(FULL) ## fetch the photographs of benchmarks/photos (once; about 220 MB)
+	$(BIN)/python benchmarks/photos/fetch.py
 
 assets: $(FULL) ## fetch the object packages and pack their cut-outs (once; about 1 GB)
 	$(BIN)/mobius-seg assets fetch

