@@ -22,6 +22,7 @@ from conditions import RESULTS, ROOT
 from cost_page import cost_section
 from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
+from photos_page import photos_section
 from tables import conditions_line, fraction, generated, json_file, number, table
 
 WEIGHTS = ROOT / "src" / "mobius_seg" / "weights"
@@ -106,6 +107,7 @@ def results() -> str:
     parts = [prose.RESULTS]
     for section in (
         _quality,
+        photos_section,
         _curve,
         cost_section,
         _speed,
