@@ -158,7 +158,7 @@ def load_imagenet(backbone: Backbone, name: str, assets: Path) -> str | None:
         files = sorted(assets.rglob(f"{name.removeprefix('tf_').replace('_', '[-_]')}*.pth"))
         files = files or sorted(assets.rglob(f"*{name[-5:]}*.pth"))
         if files:
-            _fill_in_order(backbone.body, files[0])
+            fill_in_order(backbone.body, files[0])
             return _PACKAGED[name]
     try:
         import timm
@@ -171,8 +171,16 @@ def load_imagenet(backbone: Backbone, name: str, assets: Path) -> str | None:
     return f"timm {name}"
 
 
-def _fill_in_order(body: nn.Module, file: Path) -> None:
-    """Copy tensors in state-dict order, batch counters left out; every shape must agree."""
+def fill_in_order(body: nn.Module, file: Path) -> None:
+    """Copy tensors in state-dict order, batch counters left out; every shape must agree.
+
+    Args:
+        body: what to fill; may lack the last tensors of the file.
+        file: a state dict that torch wrote, whatever its names.
+
+    Raises:
+        InputError: the file holds too few tensors, or one of another shape.
+    """
     packaged = torch.load(file, map_location="cpu", weights_only=True)
     source = [v for k, v in packaged.items() if not k.endswith("num_batches_tracked")]
     names = [k for k in body.state_dict() if not k.endswith("num_batches_tracked")]

@@ -1,14 +1,16 @@
 """Make ``weights/names.safetensors``: text vectors of common names, shipped with the package.
 
 ``python -m mobius_seg.bundle_names`` writes it anew; run it when the list of names changes. With it
-most calls of ``predict(names=...)`` need no text encoder.
+most calls of ``predict(names=...)`` need no text encoder. The names of ImageNet's classes, which
+only :mod:`mobius_seg.recognition` reads, go into a file of their own beside it.
 """
 
 import json
 from importlib import resources
 
+from mobius_seg.imagenet import class_names
 from mobius_seg.text import MiniLMEncoder
-from mobius_seg.text_cache import BUNDLED_NAMES, write_names
+from mobius_seg.text_cache import BUNDLED_CLASSES, BUNDLED_NAMES, write_names
 
 # The 80 categories of COCO (Lin et al. 2014), the names that users try first.
 COCO_NAMES = (
@@ -37,4 +39,5 @@ def bundled_names() -> list[str]:
 
 if __name__ == "__main__":
     write_names(BUNDLED_NAMES, bundled_names(), MiniLMEncoder())
+    write_names(BUNDLED_CLASSES, class_names(), MiniLMEncoder())
     print(f"{len(bundled_names())} names in {BUNDLED_NAMES}")

@@ -129,6 +129,7 @@ def _add_segment(commands: _Commands) -> None:
     _option(parser, "--nms-iou", fraction, None, "mask overlap of duplicates (1 keeps them all)")
     _option(parser, "--budget", str, None, "limit for a picture, such as 2.5gmac, 3layers, 80ms")
     _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
+    _add_recognise(parser, "(see docs)")
     _option(parser, "--out", Path, Path("segmented"), "folder for the results")
 
 
@@ -158,6 +159,10 @@ def _add_profile(commands: _Commands) -> None:
         "tokens of those names, where a model fuses them (default: 3.25 a name)",
     )  # fmt: skip
     _option(parser, "--operating-point", str, "full", "pruning plan of --model")
+    parser.add_argument(
+        "--recognise", action="store_true",
+        help="with what `segment --recognise` executes for a picture at most",
+    )  # fmt: skip
     parser.add_argument("--certify", action="store_true", help="walk the exported graph too")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     _option(parser, "--out", Path, None, "picture of stacked bars (with --limits)")
@@ -284,6 +289,7 @@ def _add_eval(commands: _Commands) -> None:
     parser.add_argument("--mode", choices=modes, default="names", help="default: names")
     _option(parser, "--expressions", Path, None, "default: expressions.json beside the annotations")
     _option(parser, "--operating-point", str, None, "full, balanced or fast, as tuned (see docs)")
+    _add_recognise(parser, "in mode names")
     _option(parser, "--limit", count, None, "only the first so many pictures")
     _option(parser, "--out", Path, None, "JSON file for the figures")
     parser.add_argument(
@@ -295,6 +301,13 @@ def _add_eval(commands: _Commands) -> None:
         "picture of reliability diagrams; with --out, the default is its name with .png",
     )  # fmt: skip
     _add_names_asked(parser)
+
+
+def _add_recognise(parser: argparse.ArgumentParser, where: str) -> None:
+    parser.add_argument(
+        "--recognise", action=argparse.BooleanOptionalAction, default=None,
+        help=f"ask an ImageNet classifier about the names too {where} (default: no)",
+    )  # fmt: skip
 
 
 def _add_names_asked(parser: argparse.ArgumentParser) -> None:

@@ -95,15 +95,27 @@ def query_scores(output: ModelOutput, index: int, columns: int, objectness_weigh
     object_logits_1Q = layer.object_logits_BQ[index : index + 1].float()
     scores_1QK = object_logits_1Q.sigmoid()[..., None]
     if columns:
-        kept_K = None if output.columns_BK is None else output.columns_BK[index]
-        real = columns if kept_K is None else int((kept_K < columns).sum())
-        logits_1QK = layer.logits_BQK[index : index + 1, :, :real].float()
+        logits_1QK = name_logits(output, index, columns)[None]
         scores_1QK = name_scores(logits_1QK, object_logits_1Q, None, objectness_weight)
-        if kept_K is not None:
-            scores_1QK = _over_all(scores_1QK[0], kept_K[:real], columns)[None]
+        if output.columns_BK is not None:
+            kept_M = output.columns_BK[index, : logits_1QK.shape[2]]
+            scores_1QK = _over_all(scores_1QK[0], kept_M, columns)[None]
     quality_BQ = layer.quality_logits_BQ
     quality_1Q = None if quality_BQ is None else quality_BQ[index : index + 1].float()
     return with_quality(scores_1QK, quality_1Q)[0]
+
+
+def name_logits(output: ModelOutput, index: int, columns: int) -> Tensor:
+    """Logits of the names of one image that went through the decoder: [Q, M], M = K for most.
+
+    Args:
+        output: of the network.
+        index: of the image in the batch.
+        columns: K, at least 1: how many columns of the prompt are this image's.
+    """
+    kept_K = None if output.columns_BK is None else output.columns_BK[index]
+    real = columns if kept_K is None else int((kept_K < columns).sum())
+    return output.layers[-1].logits_BQK[index, :, :real].float()
 
 
 def choose(

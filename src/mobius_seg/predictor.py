@@ -5,28 +5,29 @@ Shapes: B images of a batch, K names, T sub-words, D text width, H and W pixels.
 
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
-from mobius_seg.calibration_file import EVERYTHING, NAMES, Calibration, fitted
+from mobius_seg.calibration_file import NAMES, Calibration, fitted
 from mobius_seg.checkpoint import load_calibration, load_model, load_operating_points
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.imageio import ImageInput
 from mobius_seg.instances import Instances
-from mobius_seg.jobs import Job, Limits, read_instances, read_job
+from mobius_seg.jobs import Job, Limits, read_instances, read_job, read_jobs, read_limits
 from mobius_seg.model import Mobius
 from mobius_seg.operating_points import OperatingPoints
 from mobius_seg.planner import Planner, Request, prompt_shape
-from mobius_seg.predict_arguments import check_arguments, choose_device
+from mobius_seg.predict_arguments import choose_device
 from mobius_seg.preprocess import pad_and_stack
 from mobius_seg.prompts import Prompt, read_prompts
 from mobius_seg.pruned_decoder import PrunedOutput, decode, image_output, run_pruned
 from mobius_seg.pruning import PruningPolicy
+from mobius_seg.recognition import Recogniser, load_recogniser, wants_recognition
 from mobius_seg.static_points import static_points
 from mobius_seg.text import TextEncoder, default_encoder
 from mobius_seg.types import LayerOutput, TextPrompt
@@ -82,6 +83,7 @@ class Predictor:
         calibration: maps and precision of its scores, None where ``mobius-seg calibrate`` has not
             fitted any.
         planner: solves budgets; holds the model's operating points and measured times.
+        recogniser: the second opinion of ``recognise``; None until it is first asked for.
         vocabulary: remembers large prompts; with ``vocabulary.kept = None`` no name is left out.
     """
 
@@ -113,6 +115,7 @@ class Predictor:
         self.planner = Planner(self.network, operating_points or static_points(self.config))
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()
         self.vocabulary = LargeVocabulary(self.network)
+        self.recogniser: Recogniser | None = None
         if self.text_encoder.dim != self.config.text_dim:
             raise InputError(
                 f"text encoder {self.text_encoder.identity!r} gives {self.text_encoder.dim} values"
@@ -145,6 +148,7 @@ class Predictor:
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | PruningPolicy | None = None,
+        recognise: bool | None = None,
     ) -> Instances: ...
 
     @overload
@@ -163,6 +167,7 @@ class Predictor:
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | PruningPolicy | None = None,
+        recognise: bool | None = None,
     ) -> list[Instances]: ...
 
     def predict(
@@ -180,10 +185,9 @@ class Predictor:
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | PruningPolicy | None = None,
+        recognise: bool | None = None,
     ) -> Instances | list[Instances]:
-        """Find the instances that the prompt asks for.
-
-        Without names and expression every object is asked for, under the name "object".
+        """Find the instances that the prompt asks for: every "object" without names and expression.
 
         Args:
             images: a picture (see :func:`mobius_seg.imageio.load_image`), or a list, of any sizes.
@@ -201,10 +205,11 @@ class Predictor:
             calibrated: map scores to the quality to expect, where the model has been calibrated;
                 False returns the network's own. Pruning reads mapped ones either way.
             budget: limit for each picture: ``"2.5gmac"``, ``"3layers"`` or ``"80ms"`` (time of the
-                network, measured on this device when first asked for); None for none.
-            operating_point: a tuned point of the model (``full``, ``balanced``, ``fast``) or a
-                policy; None for ``full``. With a budget both limits hold. Without names, floors
-                of points are left out, with a warning: they were tuned with names.
+                network, measured on this device when first asked for); None for none. With an
+                operating point both hold, and recognising comes on top.
+            operating_point: a tuned point (``full``, ``balanced``, ``fast``) or a policy; None for
+                ``full``. Floors, tuned with names, are left out without them, with a warning.
+            recognise: ask an ImageNet classifier about the names too (docs/recognition.md).
 
         Returns:
             One :class:`Instances` for one picture, a list of them for a list. Each is what the
@@ -218,10 +223,11 @@ class Predictor:
         prompts = read_prompts(names, expression, len(sources), many)
         size = self.config.input_size if size is None else size
         counts = (max_instances, batch_size, names_per_instance)
-        limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
+        scale = (self.calibration, calibrated)
+        limits = read_limits(prompts, size, threshold, counts, scale, nms_iou)
+        limits = self._second_opinion(limits, recognise, prompts)
         request = self.planner.request(budget, operating_point, _named(prompts))
-        where = (f"image {i}" if many else None for i in range(len(sources)))
-        jobs = map(read_job, sources, range(len(sources)), prompts, repeat(size), where)
+        jobs = read_jobs(sources, prompts, size, many, limits.recogniser is not None)
         done = self._run_all(jobs, len(sources), limits, batch_size, request)
         return done if many else done[0]
 
@@ -265,6 +271,7 @@ class Predictor:
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | PruningPolicy | None = None,
+        recognise: bool | None = None,
     ) -> Iterator[Instances]:
         """Find instances and refine them layer by layer: an answer at any time.
 
@@ -283,16 +290,20 @@ class Predictor:
             calibrated: whether scores are mapped.
             budget: as in :meth:`predict`.
             operating_point: as in :meth:`predict`.
+            recognise: refused: names would change with every layer; None and False are the same.
 
         Raises:
             InputError: the picture or an argument cannot be used.
         """
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             raise InputError("stream takes one picture; call it for each")
+        if recognise not in (None, False):
+            raise InputError("stream does not recognise; allowed: recognise=False, or predict")
         prompts = read_prompts(names, expression, 1, many=False)
         size = self.config.input_size if size is None else size
         counts = (max_instances, 1, 1)
-        limits = self._limits(prompts, size, threshold, counts, calibrated, nms_iou)
+        scale = (self.calibration, calibrated)
+        limits = read_limits(prompts, size, threshold, counts, scale, nms_iou)
         request = self.planner.request(budget, operating_point, _named(prompts))
         job = read_job(image, 0, prompts[0], size, None)
         return self._stream(job, limits, request)
@@ -325,28 +336,12 @@ class Predictor:
         """
         return fitted(self.calibration, self.config.name).table(mode).expected_precision(score)
 
-    def _limits(
-        self,
-        prompts: Sequence[Prompt],
-        size: int,
-        threshold: float,
-        counts: tuple[int, int, int],
-        calibrated: bool,
-        nms_iou: float | None,
-    ) -> Limits:
-        """The numbers of a call, checked; counts are of instances, of a batch, of names each."""
-        most, batch_size, names_each = counts
-        check_arguments(size, threshold, most, batch_size, calibrated, names_each, nms_iou)
-        threshold = float(threshold)
-        if self.calibration is None:
-            return Limits(threshold, most, None, names_each, nms_iou, None, threshold)
-        mode = NAMES if any(prompt.texts for prompt in prompts) else EVERYTHING
-        maps = self.calibration.maps[mode]
-        if calibrated:
-            return Limits(threshold, most, maps, names_each, nms_iou, maps, threshold)
-        raw = torch.tensor(threshold, dtype=torch.float64)
-        mapped = float(maps.apply(self.config.decoder_layers, raw))
-        return Limits(threshold, most, None, names_each, nms_iou, maps, mapped)
+    def _second_opinion(self, limits: Limits, recognise: object, prompts: list[Prompt]) -> Limits:
+        """The same limits with the recogniser, where a call asks for it."""
+        if not wants_recognition(recognise, prompts):
+            return limits
+        self.recogniser = self.recogniser or load_recogniser(self.network, self.text_encoder)
+        return replace(limits, recogniser=self.recogniser)
 
     @torch.inference_mode()
     def _stream(self, job: Job, limits: Limits, request: Request) -> Iterator[Instances]:

@@ -122,7 +122,7 @@ def build_batch(
     if not any(texts):
         return TextPrompt.everything(encoder.dim)
     known = list(dict.fromkeys(text for row in texts for text in row))
-    vectors = dict(zip(known, _pooled(encoder, known), strict=True))
+    vectors = dict(zip(known, pooled_vectors(encoder, known), strict=True))
     width = max(len(row) for row in texts)
     pooled_BKD = torch.zeros(len(texts), width, encoder.dim)
     mask_BK = torch.zeros(len(texts), width, dtype=torch.bool)
@@ -136,6 +136,13 @@ def build_batch(
     return TextPrompt(pooled_BKD, columns, tokens_BTD, None if bool(real_BT.all()) else real_BT)
 
 
+def pooled_vectors(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Pooled vectors [K, D]; common names come without the encoder where it is a cached one."""
+    if isinstance(encoder, CachedEncoder):
+        return encoder.pooled(texts)
+    return encoder.encode(texts).pooled_KD
+
+
 def _expressions_prompt(features: TextFeatures) -> TextPrompt:
     """One column an image, and its sub-words."""
     mask_BT = features.tokens_mask_KT
@@ -145,13 +152,6 @@ def _expressions_prompt(features: TextFeatures) -> TextPrompt:
         features.tokens_KTD,
         None if bool(mask_BT.all()) else mask_BT,
     )
-
-
-def _pooled(encoder: TextEncoder, texts: list[str]) -> Tensor:
-    """Pooled vectors [K, D]; common names come without the encoder where it is a cached one."""
-    if isinstance(encoder, CachedEncoder):
-        return encoder.pooled(texts)
-    return encoder.encode(texts).pooled_KD
 
 
 def _read_expressions(expression: object, count: int, many: bool) -> list[Prompt]:

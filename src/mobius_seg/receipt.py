@@ -19,6 +19,8 @@ class Receipt:
         masks: how many masks were computed.
         shortlist: columns that the decoder saw (:mod:`mobius_seg.vocabulary`); 0 = all.
         text_known: the text was projected before, for an earlier image.
+        crops: objects that were cut out and recognised (:mod:`mobius_seg.recognition`).
+        crop_macs: multiply-accumulates of recognising one of them.
     """
 
     config: ModelConfig
@@ -29,6 +31,8 @@ class Receipt:
     masks: int
     shortlist: int = 0
     text_known: bool = False
+    crops: int = 0
+    crop_macs: int = 0
 
     @property
     def layers(self) -> int:
@@ -40,11 +44,12 @@ class Receipt:
         """Executed cost in GMAC for this image alone (:mod:`mobius_seg.cost.closed`).
 
         Keys: ``backbone``, ``pixel_decoder``, ``transformer_decoder`` (selection, memory, layers,
-        heads and mask product), ``text`` (its projection into the network) and ``total``. In a
-        batch whose images share a prompt, the text is projected once for all of them.
+        heads and mask product), ``text`` (its projection into the network), ``recognition`` where
+        objects were recognised, and ``total``. In a batch whose images share a prompt, the text is
+        projected once for all of them.
         """
         from mobius_seg.cost.certify import executed_profile
-        from mobius_seg.cost.record import Workload
+        from mobius_seg.cost.record import Workload, with_recognition
 
         height, width = self.input_hw
         work = Workload(
@@ -55,14 +60,16 @@ class Receipt:
             shortlist=self.shortlist,
             text_known=self.text_known,
         )
-        return executed_profile(self.config, work, self.queries, self.masks).totals()
+        profile = executed_profile(self.config, work, self.queries, self.masks)
+        return with_recognition(profile, self.crops * self.crop_macs).totals()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: layers, queries of each stage, masks, GMAC by part."""
+        """JSON-ready: layers, queries of each stage, masks, GMAC by part; crops where any were."""
         gmac = {key: round(value, 6) for key, value in self.gmac.items()}
         return {
             "layers": self.layers,
             "queries": list(self.queries),
             "masks": self.masks,
+            **({"crops": self.crops} if self.crops else {}),
             "gmac": gmac,
         }

@@ -45,6 +45,7 @@ def run_segment(options: argparse.Namespace) -> int:
         "nms_iou": options.nms_iou,
         "budget": options.budget,
         "operating_point": options.operating_point,
+        "recognise": options.recognise,
     }
     predictor.planner.request(options.budget, options.operating_point)  # before any picture
     if options.operating_point not in (None, "full") and predictor.planner.points.origin:

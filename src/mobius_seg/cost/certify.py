@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import torch
+
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.closed import closed_form
 from mobius_seg.cost.dispatch import (
+    OperatorCounter,
     count,
     count_backbone,
     count_parameters,
@@ -14,8 +17,10 @@ from mobius_seg.cost.dispatch import (
     meta_network,
 )
 from mobius_seg.cost.graph import graph_macs
-from mobius_seg.cost.parts import BACKBONE
+from mobius_seg.cost.parts import BACKBONE, RECOGNITION
 from mobius_seg.cost.record import Profile, Workload, workload
+from mobius_seg.imagenet import SIDE
+from mobius_seg.recognition import CROPS, meta_recogniser
 
 TOLERANCE = 1e-3
 
@@ -74,6 +79,32 @@ def compare(
         ours, theirs = dispatched.get(part, 0), other.get(part, 0)
         if abs(ours - theirs) > TOLERANCE * max(ours, theirs):
             raise AssertionError(f"{part}: dispatch counts {ours:,} MAC, {name} {theirs:,}")
+
+
+@lru_cache(maxsize=16)
+def certified_recognition(text_dim: int, names: int) -> tuple[int, int]:
+    """What recognising adds to a picture at most: counted by dispatch, compared with receipts'.
+
+    Args:
+        text_dim: D of the model.
+        names: columns K of the prompt.
+
+    Returns:
+        Multiply-accumulates of as many crops as are looked at, and the classifier's parameters.
+
+    Raises:
+        AssertionError: the two differ by more than 0.1 %.
+    """
+    recogniser = meta_recogniser(text_dim)
+    with torch.device("meta"):
+        crops_N3SS = torch.empty(CROPS, 3, SIDE, SIDE)
+        names_KD = torch.empty(names, text_dim)
+    counter = OperatorCounter()
+    with torch.no_grad(), counter, counter.inside(RECOGNITION):
+        recogniser.compare(recogniser.classify(crops_N3SS), names_KD)
+    stated = {RECOGNITION: CROPS * recogniser.crop_macs(names)}
+    compare(counter.macs, stated, "receipt")
+    return counter.macs[RECOGNITION], recogniser.parameters
 
 
 def profile_at(

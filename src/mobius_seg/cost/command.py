@@ -14,6 +14,7 @@ from mobius_seg.cost.record import Profile, stated_text_tokens
 from mobius_seg.cost.report import as_json, check_size, config_of, measure, origin_of
 from mobius_seg.errors import InputError
 from mobius_seg.operating_points import FULL
+from mobius_seg.recognition import CROPS
 from mobius_seg.terminal import make_console
 
 FIELD_SIZE = (800, 1344)
@@ -45,7 +46,15 @@ def run_profile(options: argparse.Namespace) -> int:
     origin = origin_of(options.model, options.operating_point)
     if origin:
         conditions["operating_point_origin"] = origin
-    profile = measure(options.model, *load, options.operating_point, with_graph=options.certify)
+    if options.recognise:
+        conditions["crops"] = CROPS
+    profile = measure(
+        options.model,
+        *load,
+        options.operating_point,
+        with_graph=options.certify,
+        recognise=options.recognise,
+    )
     columns = [(options.model, profile)]
     if options.against is not None:
         columns.append(
@@ -84,8 +93,11 @@ def _run_limits(
     conditions: dict[str, Any],
 ) -> None:
     """``--limits``: table or JSON, and the picture if it is wanted."""
-    if options.against is not None or options.operating_point != FULL or options.certify:
-        raise InputError("--limits takes none of --against, --operating-point and --certify")
+    other = options.against is not None or options.operating_point != FULL
+    if other or options.certify or options.recognise:
+        raise InputError(
+            "--limits takes none of --against, --operating-point, --certify and --recognise"
+        )
     profiles = limits(*load)
     parts = bars(profiles)
     if options.out is not None:
@@ -152,6 +164,8 @@ def _print_table(table: Table, columns: Columns, conditions: Mapping[str, Any]) 
     console.print(f"{text} where sub-words are fused, operating point {point}", soft_wrap=True)
     agreeing = " and ".join(conditions["agreeing_counts"])
     console.print(f"{agreeing} agree within {TOLERANCE:.1%} in every part", soft_wrap=True)
+    if "crops" in conditions:
+        console.print(f"recognition of at most {conditions['crops']} objects", soft_wrap=True)
     if "operating_point_origin" in conditions:
         console.print(f"{point} is {conditions['operating_point_origin']}", soft_wrap=True)
 

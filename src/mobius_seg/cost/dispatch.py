@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.operators import FREE
-from mobius_seg.cost.parts import BACKBONE, Follower, parameter_part
+from mobius_seg.cost.parts import Follower, parameter_part
 from mobius_seg.cost.record import Profile, Workload, add_up
 from mobius_seg.model import Mobius
 from mobius_seg.types import TextPrompt
@@ -54,10 +54,20 @@ def count_backbone(network: Mobius, images_B3HW: Tensor) -> int:
         network: on any device.
         images_B3HW: [B, 3, H, W], height and width multiples of 32.
     """
+    return count_module(network.backbone, images_B3HW)
+
+
+def count_module(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of one call of any module.
+
+    Args:
+        module: on any device.
+        inputs: that it is called with.
+    """
     counter = OperatorCounter()
-    with torch.no_grad(), counter, counter.inside(BACKBONE):
-        network.backbone(images_B3HW)
-    return counter.macs[BACKBONE]
+    with torch.no_grad(), counter, counter.inside(""):
+        module(*inputs)
+    return sum(counter.macs.values())
 
 
 def count_parameters(network: Mobius) -> dict[str, int]:

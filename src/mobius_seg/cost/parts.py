@@ -11,6 +11,8 @@ SELECTION = f"{DECODER}.selection"
 MEMORY = f"{DECODER}.memory"
 MASK_PRODUCT = f"{DECODER}.mask_product"
 GROUPS = (BACKBONE, PIXELS, DECODER, TEXT)
+RECOGNITION = "recognition"
+"""What only predictions with `recognise` have."""
 
 _TERMS = (
     *("projections", "gather", "fuse", "mix", "scatter", "mask_features", "name_map", "selection"),
@@ -70,7 +72,7 @@ def part_order(part: str) -> tuple[int, int, int]:
         part: a part of a count.
     """
     steps = part.split(".")
-    group = (BACKBONE, TEXT, PIXELS, DECODER).index(steps[0])
+    group = (BACKBONE, TEXT, PIXELS, DECODER, RECOGNITION).index(steps[0])
     layer = re.fullmatch(r"layer(\d+)", steps[1]) if len(steps) > 1 else None
     term = ".".join(steps[2:]) if layer else ".".join(steps[1:])
     before = {"mask_product": sys.maxsize}.get(term, 0)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mobius_seg.config import ModelConfig
-from mobius_seg.cost.parts import GROUPS
+from mobius_seg.cost.parts import GROUPS, RECOGNITION
 from mobius_seg.errors import InputError
 
 TOKENS_A_NAME = 3.25  # of the stated costs: 260 tokens for 80 names
@@ -104,8 +104,28 @@ class Profile:
         return part_sum(self.macs, part) / 1e9
 
     def totals(self) -> dict[str, float]:
-        """GMAC of the backbone, the two decoders, the text and the whole."""
-        return {group: self.part_gmac(group) for group in GROUPS} | {"total": self.gmac}
+        """GMAC of the backbone, the two decoders, the text and the whole.
+
+        Recognition comes in between where there is any.
+        """
+        groups = (*GROUPS, RECOGNITION) if RECOGNITION in self.macs else GROUPS
+        return {group: self.part_gmac(group) for group in groups} | {"total": self.gmac}
+
+
+def with_recognition(profile: Profile, macs: int, parameters: int = 0) -> Profile:
+    """The same profile with what recognising costs beside it (:mod:`mobius_seg.recognition`).
+
+    Args:
+        profile: of the network.
+        macs: of all crops; with none the profile stays as it is.
+        parameters: of the classifier.
+    """
+    if not macs:
+        return profile
+    return Profile(
+        parameters={**profile.parameters, RECOGNITION: parameters},
+        macs={**profile.macs, RECOGNITION: macs},
+    )
 
 
 def part_sum(values: Mapping[str, int], part: str) -> int:

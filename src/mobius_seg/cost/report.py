@@ -5,9 +5,9 @@ from typing import Any
 
 from mobius_seg.checkpoint import find_folder, is_shipped, load_operating_points, read_config
 from mobius_seg.config import ModelConfig
-from mobius_seg.cost.certify import certified_profile
+from mobius_seg.cost.certify import certified_profile, certified_recognition
 from mobius_seg.cost.parts import part_order
-from mobius_seg.cost.record import Profile, workload
+from mobius_seg.cost.record import Profile, with_recognition, workload
 from mobius_seg.errors import InputError
 from mobius_seg.operating_points import FULL, NAMES, UNTUNED, OperatingPoints, plan_of
 from mobius_seg.presets import PRESETS, get_preset
@@ -104,6 +104,7 @@ def measure(
     point: str = FULL,
     *,
     with_graph: bool = False,
+    recognise: bool = False,
 ) -> Profile:
     """Certified cost of a model.
 
@@ -114,6 +115,7 @@ def measure(
         text_tokens: text tokens in the fusion, where sub-words are fused.
         point: operating point.
         with_graph: compare with the exported program too.
+        recognise: with what :mod:`mobius_seg.recognition` adds at most.
 
     Raises:
         InputError: unknown model or operating point, or a size that is no multiple of 32.
@@ -123,7 +125,10 @@ def measure(
     own = None if point == FULL else operating_points(config, points_of(model))
     kept = kept_queries(config, point, own)
     work = workload(config, size, names, text_tokens)
-    return certified_profile(config, work, kept, with_graph=with_graph)
+    profile = certified_profile(config, work, kept, with_graph=with_graph)
+    if not recognise:
+        return profile
+    return with_recognition(profile, *certified_recognition(config.text_dim, names))
 
 
 def as_json(profile: Profile, against: Profile | None = None) -> dict[str, Any]:

@@ -42,10 +42,13 @@ def run_eval(options: argparse.Namespace) -> int:
         threads=options.threads,
         limit=options.limit,
         operating_point=options.operating_point,
+        recognise=options.recognise,
         seen=see,
     )
     metrics |= mean_cost(receipts)
     metrics["conditions"]["operating_point"] = options.operating_point or "full"
+    if options.recognise:
+        metrics["conditions"]["recognise"] = True
     report = report_of(predictor, options) if options.calibration else None
     if options.out is not None:
         write_metrics(options.out, metrics | ({} if report is None else {"calibration": report}))
@@ -68,7 +71,13 @@ def mean_cost(receipts: "list[Receipt]") -> dict[str, float]:
         "decoder_layers_per_image": statistics.mean(receipt.layers for receipt in receipts),
         "decoder_gmac_per_image": statistics.mean(cost["transformer_decoder"] for cost in costs),
         "gmac_per_image": statistics.mean(cost["total"] for cost in costs),
-    }
+    } | _crops(receipts)
+
+
+def _crops(receipts: "list[Receipt]") -> dict[str, float]:
+    """How many objects of an image were recognised; empty where none were."""
+    crops = statistics.mean(receipt.crops for receipt in receipts)
+    return {"crops_per_image": crops} if crops else {}
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:

@@ -68,13 +68,14 @@ def evaluate(
     limit: int | None = None,
     batch: int = BATCH,
     operating_point: "str | PruningPolicy | None" = None,
+    recognise: bool | None = None,
     seen: "Callable[[Instances], None] | None" = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Score a model on a COCO instance data set.
 
-    Predictions are made at threshold 0 with at most 100 instances, or pairs, a picture. Everything
-    is checked before the first prediction: the files, and that every picture is there.
+    Predictions are made at threshold 0 with at most 100 instances, or pairs, a picture. All files
+    are checked before the first.
 
     Args:
         predictor: what :func:`mobius_seg.load` returns.
@@ -88,6 +89,7 @@ def evaluate(
         limit: only the first so many pictures.
         batch: pictures, or expressions with theirs, given to the predictor at once.
         operating_point: as in ``predict``.
+        recognise: as in ``predict``; True with names alone.
         seen: told of each answer that is scored, in order.
         progress: show a bar on standard error.
 
@@ -97,24 +99,22 @@ def evaluate(
     Raises:
         InputError: an argument, the annotation file, the expressions or a picture cannot be used.
     """
-    _check_arguments(mode, expressions, size=size, threads=threads, limit=limit, batch=batch)
+    _check_mode(mode, expressions, recognise)
+    _check_counts(size=size, threads=threads, limit=limit, batch=batch)
     coco = read_coco(annotations)
     rows = range(len(coco.images))[:limit]
     chosen, asked = _expressions(coco, expressions, rows) if mode == "expressions" else (rows, [])
-    asking = _Asking(size=size, batch=batch, point=operating_point, seen=seen)
-    run = _Run(predictor, coco, Path(images), asking, progress=progress)
+    ask = _Asking(size=size, batch=batch, point=operating_point, recognise=recognise, seen=seen)
+    run = _Run(predictor, coco, Path(images), ask, progress=progress)
     run.check_pictures(chosen)
     with _torch_threads(threads) as used_threads:
-        if mode == "expressions":
-            metrics = run.score_expressions(asked)
-        else:
-            metrics = run.score_instances(chosen, named=mode == "names")
+        metrics = run.score(mode, chosen, asked)
+    conditions = {"mode": mode, "batch": batch, "threads": used_threads}
     return metrics | {
         "images": len(chosen),
         "names": len(coco.names) if mode == "names" else 0,
-        "seconds_per_image": run.seconds / run.calls if run.calls else None,
-        "conditions": {"mode": mode, "batch": batch, "threads": used_threads}
-        | _conditions(predictor, size),
+        "seconds_per_image": run.seconds_per_image,
+        "conditions": conditions | _conditions(predictor, size),
     }
 
 
@@ -139,6 +139,7 @@ class _Asking:
     size: int | None
     batch: int
     point: "str | PruningPolicy | None"
+    recognise: bool | None
     seen: "Callable[[Instances], None] | None"
 
 
@@ -161,6 +162,19 @@ class _Run:
         self._progress = progress
         self.seconds = 0.0
         self.calls = 0
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """Of the timed calls."""
+        return self.seconds / self.calls if self.calls else None
+
+    def score(
+        self, mode: str, chosen: Sequence[int], asked: Sequence[ReferringExpression]
+    ) -> dict[str, Any]:
+        """Figures of a mode: of pictures, or of expressions."""
+        if mode == "expressions":
+            return self.score_expressions(asked)
+        return self.score_instances(chosen, named=mode == "names")
 
     def check_pictures(self, chosen: Sequence[int]) -> None:
         """Every picture is there."""
@@ -238,6 +252,7 @@ class _Run:
                 names_per_instance=MAX_DETECTIONS if names is not None else 1,
                 batch_size=self._asking.batch,
                 operating_point=self._asking.point,
+                recognise=self._asking.recognise,
             )
 
         if not self.calls:
@@ -293,12 +308,18 @@ def _conditions(predictor: "Predictor", size: int | None) -> dict[str, Any]:
     }
 
 
-def _check_arguments(mode: str, expressions: str | Path | None, **counts: int | None) -> None:
-    """Refuse arguments that cannot be meant."""
+def _check_mode(mode: str, expressions: str | Path | None, recognise: bool | None) -> None:
+    """Refuse what cannot be meant in a mode."""
     if mode not in MODES:
         raise InputError(f"mode {mode!r} is unknown; allowed: {', '.join(MODES)}")
     if expressions is not None and mode != "expressions":
         raise InputError(f"expressions are not used in mode {mode!r}; allowed: mode 'expressions'")
+    if recognise and mode != "names":
+        raise InputError(f"recognise is for names; allowed in mode {mode!r}: False")
+
+
+def _check_counts(**counts: int | None) -> None:
+    """Refuse numbers that cannot be meant."""
     for name, value in counts.items():
         if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name} is {value!r}; allowed: a whole number of at least 1")

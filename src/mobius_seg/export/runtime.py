@@ -6,7 +6,6 @@ Shapes: B pictures of a batch, K names, D text width, Q queries.
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mobius_seg.export.chain import CHAIN, ChainSession, open_chain
 from mobius_seg.export.session import Array, Session, open_session
 from mobius_seg.export.spec import ExportSpec, GraphFile
 from mobius_seg.instances import Instances
-from mobius_seg.jobs import Job, Limits, build_instances, read_job
+from mobius_seg.jobs import Job, Limits, build_instances, read_jobs
 from mobius_seg.operating_points import OperatingPoints
 from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.postprocess import QueryMasks
@@ -186,6 +185,7 @@ class ExportedModel:
         calibrated: bool = True,
         budget: str | None = None,
         operating_point: str | None = None,
+        recognise: bool | None = None,
     ) -> Any:
         """Find the instances that are asked for; as :meth:`mobius_seg.Predictor.predict`.
 
@@ -206,6 +206,7 @@ class ExportedModel:
             calibrated: map scores, where the model has been calibrated.
             budget: refused.
             operating_point: None, or the one that was exported.
+            recognise: refused, as there is no classifier in the graph; None or False.
 
         Returns:
             One :class:`mobius_seg.Instances` for one picture, a list for a list.
@@ -213,8 +214,7 @@ class ExportedModel:
         Raises:
             InputError: a picture or an argument cannot be used.
         """
-        if expression is not None:
-            raise InputError("exported graphs answer names; ask the weights for an expression")
+        _refuse(expression, recognise)
         self.planner.request(budget, operating_point)
         many = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
         sources = list(images) if many else [images]
@@ -223,8 +223,7 @@ class ExportedModel:
         counts = (max_instances, batch_size, calibrated, names_per_instance)
         check_arguments(longest, threshold, *counts, nms_iou)
         side = self._input_side(longest)
-        where = (f"image {i}" if many else None for i in range(len(sources)))
-        jobs = map(read_job, sources, range(len(sources)), prompts, repeat(side), where)
+        jobs = read_jobs(sources, prompts, side, many)
         limits = [
             Limits(float(threshold), max_instances, maps, names_per_instance, nms_iou)
             for maps in (self._maps(prompt, calibrated) for prompt in prompts)
@@ -363,6 +362,14 @@ class ExportedModel:
         width = self.config.text_dim
         if text_KD is not None and (text_KD.ndim != 2 or text_KD.shape[1:] != (width,)):
             raise InputError(f"text is {list(text_KD.shape)}; allowed: [K, {width}]")
+
+
+def _refuse(expression: object, recognise: object) -> None:
+    """See that nothing is asked for that is not in the graph."""
+    if expression is not None:
+        raise InputError("exported graphs answer names; ask the weights for an expression")
+    if recognise not in (None, False):
+        raise InputError("exported graphs do not recognise; ask the weights, or leave it out")
 
 
 def _masks(found: dict[str, Array], row: int) -> QueryMasks:
