@@ -17,6 +17,7 @@ BACKBONE ?= runs/backbone
 # Scenes of 16; sides of the pictures by share of the run. What made the shipped weights stands in their training.json.
 STEPS ?= 10000
 SIZES ?= 192@0,256@0.6
+LOSS ?= class_loss=mal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install test test-fast test-slow test-long lint type ci bench photos assets train-release web web-serve clean
@@ -81,7 +82,7 @@ $(BACKBONE)/backbone.safetensors: | $(FULL) $(PACK)
 	$(BIN)/mobius-seg pretrain --preset mobius-n --out $(BACKBONE)
 
 train-release: $(FULL) $(BACKBONE)/backbone.safetensors | $(PACK) ## train mobius-n for STEPS=10000 into runs/mobius-n, or go on
-	$(BIN)/mobius-seg train --preset mobius-n --backbone $(BACKBONE) --out $(RUN) --steps $(STEPS) --size $(SIZES) --flat 0.6 $(if $(wildcard $(RUN)/checkpoints/latest.json),--resume)
+	$(BIN)/mobius-seg train --preset mobius-n --backbone $(BACKBONE) --out $(RUN) --steps $(STEPS) --size $(SIZES) --flat 0.6 --loss $(LOSS) $(if $(wildcard $(RUN)/checkpoints/latest.json),--resume)
 
 bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it again
 	$(BIN)/python benchmarks/run_setup.py

@@ -94,6 +94,11 @@ def check_eval_options(options: argparse.Namespace) -> None:
         raise InputError(
             "--calibration is not defined with --mode expressions; allowed: names, everything"
         )
+    if options.operating_point not in (None, "full") or options.recognise:
+        raise InputError(
+            "--calibration looks at the whole decoder and its own names; give it without"
+            " --operating-point and --recognise"
+        )
     if options.names_asked is not None and options.mode != "names":
         raise InputError(f"--names-asked goes with --mode names, not {options.mode}")
     path = plot_path(options)

@@ -11,7 +11,7 @@ from mobius_seg.cost.record import Workload
 from mobius_seg.errors import InputError
 from mobius_seg.latency import LatencyProfile, measure_latency
 from mobius_seg.model import Mobius
-from mobius_seg.operating_points import OperatingPoint, OperatingPoints
+from mobius_seg.operating_points import FULL, OperatingPoint, OperatingPoints
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.types import TextPrompt
 
@@ -41,7 +41,10 @@ class Planner:
 
     Attributes:
         latency: times by shape, measured when first asked for; set one to use a stored profile.
+        default_point: what is meant where no operating point is named.
     """
+
+    default_point = FULL
 
     def __init__(self, network: Mobius, points: OperatingPoints) -> None:
         self._network = network

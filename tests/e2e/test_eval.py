@@ -375,6 +375,8 @@ def test_operating_points(
     assert saved == pytest.approx(saved_in_decoder)
     assert main(["eval", *given, "--operating-point", "quick"]) == 2
     assert "quick" in capsys.readouterr().err
+    assert main(["eval", *given, "--operating-point", "fast", "--calibration"]) == 2
+    assert "without --operating-point" in capsys.readouterr().err
 
 
 def test_command_line_refuses_a_malformed_file(

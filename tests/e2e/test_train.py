@@ -12,7 +12,7 @@ from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
 from mobius_seg.errors import InputError
-from mobius_seg.loss_config import LossConfig
+from mobius_seg.loss_config import FIRST_LOSS, LossConfig
 from mobius_seg.train.batches import StepBatches
 from mobius_seg.train.loop import train
 
@@ -115,7 +115,7 @@ def test_resume_without_checkpoint(pack: Path, tmp_path: Path) -> None:
         ({"preset": "mobius-p"}, "preset"),
         ({"seed": 5}, "seed"),
         ({"batch_size": 4}, "batch_size"),
-        ({"loss": LossConfig(class_loss="focal")}, r"loss\.class_loss 'mal', not 'focal'"),
+        ({"loss": LossConfig(class_loss="focal")}, r"loss\.class_loss 'varifocal', not 'focal'"),
         ({"overrides": {"uncertainty_head": True}}, r"overrides\.uncertainty_head None, not True"),
     ],
 )
@@ -159,14 +159,14 @@ def test_the_loss_of_the_run_is_the_one_asked_for(pack: Path, tmp_path: Path) ->
 
 
 def test_a_run_from_before_the_switches_goes_on(pack: Path, tmp_path: Path) -> None:
-    train(settings(pack, tmp_path / "run", steps=1))
+    train(settings(pack, tmp_path / "run", steps=1, loss=FIRST_LOSS))
     file = tmp_path / "run" / "run.json"
     stored = json.loads(file.read_text())
     del stored["loss"], stored["overrides"]
     file.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"begun with loss\.pull 10\.0, not 0\.0"):
-        train(settings(pack, tmp_path / "run", steps=2, resume=True, loss=LossConfig(pull=0.0)))
-    train(settings(pack, tmp_path / "run", steps=2, resume=True))
+    with pytest.raises(InputError, match=r"begun with loss\.class_loss 'mal', not 'varifocal'"):
+        train(settings(pack, tmp_path / "run", steps=2, resume=True))
+    train(settings(pack, tmp_path / "run", steps=2, resume=True, loss=FIRST_LOSS))
 
 
 def test_torn_checkpoint_is_named(pack: Path, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def test_images_with_masks_keep_their_quality_beside_others() -> None:
     assert mixed.logits_BQK.grad is not None
     assert focal.logits_BQK.grad is not None
     torch.testing.assert_close(mixed.logits_BQK.grad[1], focal.logits_BQK.grad[0] / 2)
-    negative = mixed.logits_BQK[0, 1:].detach()  # MAL: p^1.5 times the probability
+    negative = mixed.logits_BQK[0, 1:].detach()  # varifocal: 0.75 p^2 times the probability
     prob = negative.sigmoid()
-    torch.testing.assert_close(mixed.logits_BQK.grad[0, 1:], prob**2.5 / 2)
+    torch.testing.assert_close(mixed.logits_BQK.grad[0, 1:], 0.75 * prob**3 / 2)
     assert 0 < parts["quality"].item() < 1  # of the image with masks
 
 

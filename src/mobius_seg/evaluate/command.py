@@ -46,7 +46,9 @@ def run_eval(options: argparse.Namespace) -> int:
         seen=see,
     )
     metrics |= mean_cost(receipts)
-    metrics["conditions"]["operating_point"] = options.operating_point or "full"
+    metrics["conditions"]["operating_point"] = (
+        options.operating_point or predictor.planner.default_point
+    )
     if options.recognise:
         metrics["conditions"]["recognise"] = True
     report = report_of(predictor, options) if options.calibration else None

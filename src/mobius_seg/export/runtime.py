@@ -89,11 +89,12 @@ class FixedPlanner:
 
     Attributes:
         points: their origin says which schedule the graph holds.
+        default_point: the only one there is.
     """
 
     def __init__(self, spec: ExportSpec) -> None:
         """See the class."""
-        self._point = spec.operating_point
+        self.default_point = spec.operating_point
         self.points = OperatingPoints({}, origin=spec.schedule["origin"])
 
     def request(self, budget: object, operating_point: object, named: bool = True) -> None:
@@ -104,10 +105,10 @@ class FixedPlanner:
         """
         if budget is not None:
             raise InputError("an exported graph has one schedule; give a budget to the weights")
-        if operating_point not in (None, self._point):
+        if operating_point not in (None, self.default_point):
             raise InputError(
                 f"operating point {operating_point!r:.40} is not this export's, which is"
-                f" {self._point!r}"
+                f" {self.default_point!r}"
             )
 
 
