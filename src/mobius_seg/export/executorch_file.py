@@ -1,8 +1,5 @@
 """``model.pte``: the graph for ExecuTorch, on XNNPACK wherever that has the operator."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ def write_executorch(
     from executorch.exir import to_edge_transform_and_lower
 
     program = make_program(graph, *size, dynamic_batch=False, names=names)
-    with quiet(), _silent("executorch"):
+    with quiet("executorch"):
         lowered: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         facts = lowered_facts(lowered.exported_program().graph)
         with file.open("wb") as stream:
@@ -58,15 +55,3 @@ def lowered_facts(graph: Any) -> dict[str, Any]:
         elif name != "getitem":
             outside[name] = outside.get(name, 0) + 1
     return {"xnnpack_parts": parts, "portable_operators": dict(sorted(outside.items()))}
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """A logger without its messages."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

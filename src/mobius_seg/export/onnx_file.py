@@ -105,9 +105,14 @@ def save_onnx(model: Any, file: Path, facts: dict[str, Any]) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporter's own messages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+def quiet(*more: str) -> Iterator[None]:
+    """Without the exporter's own messages.
+
+    Args:
+        more: names of further loggers; "" is the root.
+    """
+    silenced = ("torch.onnx", "onnxscript", "onnx_ir", *more)
+    loggers = [logging.getLogger(name) for name in silenced]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

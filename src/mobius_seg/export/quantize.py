@@ -10,17 +10,16 @@ why. Noise is measured as the signal-to-quantisation-noise ratio (SQNR) of a lay
 the float32 graph, 10 log10(sum x^2 / sum (x - y)^2) over all values of a few pictures.
 """
 
-import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mobius_seg.export.half import FULL_PARTS, HALF_SCOPES, SCOPE_KEY
+from mobius_seg.export.onnx_file import quiet
 from mobius_seg.export.session import Array
 
 PROBES = 8
@@ -160,7 +159,7 @@ def _quantise(model: Any, feeds: Sequence[Feed], nodes: list[str], folder: Path)
 
     whole, file = folder / "float32.onnx", folder / "int8.onnx"
     onnx.save(model, str(whole))  # given the model itself, it would move its weights out of it
-    with _silent_root():
+    with quiet(""):  # the quantiser speaks through the root logger
         quantization.quantize_static(
             whole,
             file,
@@ -297,15 +296,3 @@ def _reason(row: dict[str, Any]) -> str:
     return (
         f"in int8 its result has {row['sqnr_db']:.1f} dB (below {LEAST_DB:g}), its input {before}"
     )
-
-
-@contextmanager
-def _silent_root() -> Iterator[None]:
-    """Without the quantiser's messages, which go to the root logger."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
