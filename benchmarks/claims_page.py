@@ -148,7 +148,11 @@ def _lower(stored: Values) -> str:
     outcome += f"`{verdict['best']}`."
     if default is not None:
         holds = "holds" if default["holds"] else "does not hold"
-        outcome += f" For the default loss, `{stored['default']}`, the claim {holds}."
+        sides = [default[label] for label in ("middle", "last")]
+        gaps = [(side["baseline"] - side["laece0"], side["spread"] or 0.0) for side in sides]
+        near = "" if all(gap > spread for gap, spread in gaps) else ", within the seeds' spread"
+        outcome += f" For the default loss, `{stored['default']}`, the claim {holds}"
+        outcome += f"{near if default['holds'] else ''}."
     return "\n".join([outcome, "", *lines, ""])
 
 
