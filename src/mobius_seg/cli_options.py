@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 from mobius_seg.bench.options import add_bench
 from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
-from mobius_seg.option_kinds import count, fraction, points, positive, sides, threads
+from mobius_seg.option_kinds import count, fraction, margin, points, positive, sides, threads
 from mobius_seg.pareto.options import add_pareto
 from mobius_seg.train.settings import TrainConfig
 
@@ -356,6 +356,10 @@ def _add_tune_pruning(commands: _Commands) -> None:
         "--form", choices=("adaptive", "static"), default="adaptive",
         help="each picture on its own, or the same queries and layers for all (default: adaptive)",
     )  # fmt: skip
+    _option(
+        parser, "--margin", margin, 1.0,
+        "standard errors of the measured loss that are added to it; 0 takes it as it is",
+    )  # fmt: skip
     _option(parser, "--limit", count, None, "only the first so many pictures")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
@@ -383,5 +387,6 @@ def _option(parser: argparse.ArgumentParser, flag: str, kind: Any, default: Any,
         fraction: "X",
         positive: "X",
         points: "X",
+        margin: "X",
     }.get(kind, "N")
     parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=shown)

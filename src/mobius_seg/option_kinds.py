@@ -22,6 +22,14 @@ def points(text: str) -> float:
     return value
 
 
+def margin(text: str) -> float:
+    """A finite number from 0 to 10."""
+    value = number(text)
+    if not 0.0 <= value <= 10.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10")
+    return value
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     value = number(text)

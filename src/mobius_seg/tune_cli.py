@@ -38,6 +38,7 @@ def run_tune(options: argparse.Namespace) -> int:
         loss=options.loss,
         metric=options.metric,
         form=options.form,
+        margin=options.margin,
         size=options.size,
         limit=options.limit,
     )

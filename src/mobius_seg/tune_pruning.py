@@ -4,10 +4,15 @@ The full decoder runs once over the calib set; every candidate is then simulated
 (:mod:`mobius_seg.pruning_candidates`): floors for a share eps of lost true positives, with and
 without stopping early, or schedules for all pictures alike. Some are really run: each time the
 cheapest whose simulated loss is allowed, corrected by what the simulation promised too much of
-those that were run before.
+those that were run before; where the correction leaves none, the one that should lose least.
+
+A loss that was measured on a few hundred pictures is itself uncertain, and the cheapest of many
+candidates that keep a bound is one that chance favours. So a point keeps its bound with a margin:
+standard errors of the paired loss by the jackknife over groups of pictures (Efron and Stein, 1981).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,8 @@ from mobius_seg.receipt import Receipt
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
+MARGIN = 1.0
+"""Standard errors of a measured loss that are added to it before it is held against the bound."""
 METRICS = ("ap", "recall")
 FORMS = ("adaptive", "static")
 FAST_FACTOR = 4.0
@@ -41,6 +48,8 @@ FAST_FACTOR = 4.0
 _RUNS = 8  # candidates of one point that are really run
 _ALIKE = 1.05  # costs within this factor are the same: the smaller loss decides
 _BATCH = 4
+_GROUPS = 10  # of pictures, each left out once for the standard error
+_KEYS = {"ap": ("mask_ap", "agnostic_mask_ap"), "recall": ("agnostic_ar100",)}
 
 
 def tune(
@@ -51,6 +60,7 @@ def tune(
     loss: float = 0.3,
     metric: str = "ap",
     form: str = "adaptive",
+    margin: float = MARGIN,
     size: int | None = None,
     limit: int | None = None,
     progress: bool = True,
@@ -67,6 +77,7 @@ def tune(
             masks, without names.
         form: ``adaptive``: floors, and stopping early, picture by picture; ``static``: the same
             numbers of queries and layers for every picture, which fixed graphs can hold.
+        margin: so many standard errors of the measured loss are added to it; 0 takes it as it is.
         size: longest side of the input in pixels, default the model's own.
         limit: only the first so many pictures.
         progress: show bars on standard error.
@@ -75,6 +86,8 @@ def tune(
         InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
     """
     coco, folder, rows = _open(annotations, images, loss, metric, limit)
+    if not 0 <= margin <= 10:
+        raise InputError(f"margin is {margin!r}; allowed: 0 to 10 standard errors")
     if form not in FORMS:
         raise InputError(f"form is {form!r}; allowed: {', '.join(FORMS)}")
     size = size or predictor.config.input_size
@@ -89,12 +102,13 @@ def tune(
         )
     of_form = candidates if form == "adaptive" else static_candidates
     found = of_form(records, predictor, metric)
-    run = _Runs(predictor, coco, folder, rows, size, progress)
-    full = run.measure(PruningPolicy(), FULL)
-    points = {FULL: OperatingPoint(PruningPolicy(), full)}
+    run = _Runs(predictor, coco, folder, rows, size, progress, metric, margin)
+    run.measure(PruningPolicy(), FULL)
+    points = {FULL: run.point(PruningPolicy())}
     for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
-        points[name] = run.cheapest(found, most, metric, full, name)
+        points[name] = run.cheapest(found, most, name)
     asked = coco.provenance() | {"metric": metric, "loss": loss, "form": form}
+    asked["margin"] = margin
     counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
     versions = {"version": __version__, "torch": torch.__version__}
     maps = predictor.calibration
@@ -121,6 +135,51 @@ def _open(
     return coco, folder, rows
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What a policy did on the data set.
+
+    Attributes:
+        figures: AP, recall (fractions of 1) and mean cost.
+        parts: AP and recall with one group of pictures left out, group by group.
+    """
+
+    figures: dict[str, float | None]
+    parts: tuple[dict[str, float | None], ...] = ()
+
+
+def losses(
+    full: Measurement, pruned: Measurement, metric: str, margin: float
+) -> tuple[float, float]:
+    """What was lost, of the figure of the metric that stands worst with the margin added.
+
+    Args:
+        full: of the unpruned decoder.
+        pruned: of the policy, on the same pictures.
+        metric: one of :data:`METRICS`.
+        margin: standard errors.
+
+    Returns:
+        Loss and its standard error in points (hundredths). With g groups and d_i the loss without
+        group i, the squared error is (g - 1) / g times the sum of (d_i - mean d)^2; 0 without
+        parts.
+    """
+
+    def lost(key: str) -> tuple[float, float]:
+        whole = _points(full.figures, pruned.figures, key)
+        parts = [_points(a, b, key) for a, b in zip(full.parts, pruned.parts, strict=True)]
+        return whole, float(np.sqrt(max(len(parts) - 1, 0) * np.var(parts))) if parts else 0.0
+
+    return max(map(lost, _KEYS[metric]), key=lambda found: found[0] + margin * found[1])
+
+
+def _points(
+    full: Mapping[str, float | None], pruned: Mapping[str, float | None], key: str
+) -> float:
+    """Points (hundredths) of one figure that were lost."""
+    return 100 * ((full[key] or 0.0) - (pruned[key] or 0.0))
+
+
 class _Runs:
     """Really runs policies over the data set."""
 
@@ -132,62 +191,65 @@ class _Runs:
         rows: Sequence[int],
         size: int,
         progress: bool,
+        metric: str,
+        margin: float,
     ) -> None:
         self._predictor, self._coco, self._folder = predictor, coco, folder
         self._rows, self._size, self._progress = rows, size, progress
-        self._done: dict[PruningPolicy, dict[str, float | None]] = {}
+        self._metric, self._margin = metric, margin
+        self._done: dict[PruningPolicy, Measurement] = {}
 
-    def cheapest(
-        self,
-        found: Sequence[Candidate],
-        most: float,
-        metric: str,
-        full: dict[str, float | None],
-        name: str,
-    ) -> OperatingPoint:
-        """The cheapest policy that was run, for any point, whose measured loss is allowed.
+    def cheapest(self, found: Sequence[Candidate], most: float, name: str) -> OperatingPoint:
+        """The cheapest policy that was run, for any point, whose loss and margin are allowed.
 
         That is ``full`` where nothing else is. Of policies that cost about the same the one that
         loses least.
         """
-        self._done[PruningPolicy()] = full
-        gaps: list[float] = []  # measured loss less the simulated one
+        gaps: list[float] = []  # measured loss with its margin, less the simulated one
         for _ in range(_RUNS):
             gap = max(0.0, float(np.mean(gaps))) if gaps else 0.0
-            least = min(_cost(point) for point in self._allowed(full, most, metric))
-            promising = [
+            least = min(map(self._cost, self._allowed(most)))
+            cheaper = [
                 one
                 for one in found
-                if one.policy not in self._done
-                and one.loss + gap <= most
-                and one.decoder_gmac < least
+                if one.policy not in self._done and one.loss <= most and one.decoder_gmac < least
             ]
-            if not promising:
+            if not cheaper:
                 break
-            dear = _ALIKE * promising[0].decoder_gmac
-            alike = [one for one in promising if one.decoder_gmac <= dear]
+            promising = [one for one in cheaper if one.loss + gap <= most]
+            dear = _ALIKE * promising[0].decoder_gmac if promising else np.inf
+            alike = [one for one in promising or cheaper if one.decoder_gmac <= dear]
             candidate = min(alike, key=lambda one: one.loss)
-            measured = self.measure(candidate.policy, name)
-            gaps.append(measured_loss(full, measured, metric) - candidate.loss)
-        allowed = self._allowed(full, most, metric)
-        dear = _ALIKE * min(_cost(point) for point in allowed)
-        alike_points = [point for point in allowed if _cost(point) <= dear]
-        return min(alike_points, key=lambda one: measured_loss(full, one.measured, metric))
+            self.measure(candidate.policy, name)
+            gaps.append(self._loss(candidate.policy) - candidate.loss)
+        allowed = self._allowed(most)
+        dear = _ALIKE * min(map(self._cost, allowed))
+        return self.point(min((one for one in allowed if self._cost(one) <= dear), key=self._loss))
 
-    def _allowed(
-        self, full: dict[str, float | None], most: float, metric: str
-    ) -> list[OperatingPoint]:
+    def point(self, policy: PruningPolicy) -> OperatingPoint:
+        """A policy that was run, with what was measured."""
+        done = self._done[policy]
+        loss, error = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
+        return OperatingPoint(policy, done.figures | {"loss": loss, "loss_error": error})
+
+    def _allowed(self, most: float) -> list[PruningPolicy]:
         """Of everything that was run, what loses no more than is allowed."""
-        return [
-            OperatingPoint(policy, measured)
-            for policy, measured in self._done.items()
-            if measured_loss(full, measured, metric) <= most + 1e-9
-        ]
+        return [policy for policy in self._done if self._loss(policy) <= most + 1e-9]
 
-    def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
-        """AP, recall and mean cost of a policy at threshold 0."""
+    def _loss(self, policy: PruningPolicy) -> float:
+        """Points that it lost, with the margin."""
+        full, done = self._done[PruningPolicy()], self._done[policy]
+        loss, error = losses(full, done, self._metric, self._margin)
+        return loss + self._margin * error
+
+    def _cost(self, policy: PruningPolicy) -> float:
+        """Mean GMAC of its decoder."""
+        return self._done[policy].figures["decoder_gmac"] or 0.0
+
+    def measure(self, policy: PruningPolicy, name: str) -> None:
+        """Run a policy at threshold 0 unless that was done: AP, recall and mean cost."""
         if policy in self._done:
-            return self._done[policy]
+            return
         scorer = ApScorer(self._coco, self._rows)
         costs: list[dict[str, float]] = []
         starts = range(0, len(self._rows), _BATCH)
@@ -217,10 +279,7 @@ class _Runs:
                 )
                 assert found.receipt is not None
                 costs.append(found.receipt.gmac | self._counts(found.receipt))
-        figures = scorer.named() | scorer.agnostic()
-        measured: dict[str, float | None] = {
-            key: figures[key] for key in ("mask_ap", "agnostic_mask_ap", "agnostic_ar100")
-        }
+        measured = _accuracy(scorer)
         for key, label in (
             ("transformer_decoder", "decoder_gmac"),
             ("total", "gmac"),
@@ -229,8 +288,11 @@ class _Runs:
             *((key, key) for key in map(queries_key, range(self._stages))),
         ):
             measured[label] = float(np.mean([cost[key] for cost in costs]))
-        self._done[policy] = measured
-        return measured
+        parts = []
+        if self._margin:
+            groups = min(_GROUPS, len(self._rows))
+            parts = [scorer.without(self._rows[i::groups]) for i in range(groups)]
+        self._done[policy] = Measurement(measured, tuple(map(_accuracy, parts)))
 
     @property
     def _stages(self) -> int:
@@ -243,17 +305,10 @@ class _Runs:
         return counts | {queries_key(stage): float(count) for stage, count in enumerate(ran)}
 
 
-def _cost(point: OperatingPoint) -> float:
-    """Mean GMAC of its decoder."""
-    return point.measured["decoder_gmac"] or 0.0
-
-
-def measured_loss(
-    full: Mapping[str, float | None], pruned: Mapping[str, float | None], metric: str
-) -> float:
-    """Points (hundredths) lost, the most of the metric's figures."""
-    keys = ("agnostic_ar100",) if metric == "recall" else ("mask_ap", "agnostic_mask_ap")
-    return 100 * max((full[key] or 0.0) - (pruned[key] or 0.0) for key in keys)
+def _accuracy(scorer: ApScorer) -> dict[str, float | None]:
+    """What must not fall."""
+    figures = scorer.named(boxes=False) | scorer.agnostic(boxes=False)
+    return {key: figures[key] for keys in _KEYS.values() for key in keys}
 
 
 def _track(steps: Sequence[int], text: str, show: bool) -> Any:

@@ -29,7 +29,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
-from mobius_seg.tune_pruning import _Runs
+from mobius_seg.tune_pruning import Measurement, _Runs, losses
 
 pytestmark = pytest.mark.slow
 
@@ -198,67 +198,108 @@ def test_floors_lose_at_most_their_share(records: list[ImageRecord], share: floa
     assert all(a <= b for a, b in zip(learn_floors(records, 0.0)[1], floors[1], strict=True))
 
 
+def measured(named: float, agnostic: float, cost: float) -> dict[str, float | None]:
+    figures = {"mask_ap": named, "agnostic_mask_ap": agnostic, "agnostic_ar100": 0.5}
+    return {**figures, "decoder_gmac": cost}
+
+
+FULL = Measurement(measured(0.5, 0.5, 1000.0), (measured(0.5, 0.5, 0.0),) * 4)
+
+
+class FakeRuns(_Runs):
+    """Policies whose outcome is known."""
+
+    def __init__(self, outcomes: dict[PruningPolicy, Measurement], margin: float = 0.0) -> None:
+        self._metric, self._margin = "ap", margin
+        self._done = {PruningPolicy(): FULL}
+        self._outcomes = outcomes
+        self.runs: list[float | None] = []
+
+    def measure(self, policy: PruningPolicy, _name: str) -> None:
+        self._done[policy] = self._outcomes[policy]
+        self.runs.append(self._outcomes[policy].figures["decoder_gmac"])
+
+
 def test_a_point_is_the_cheapest_policy_that_was_run() -> None:
     """Forty candidates, of which the cheap ones lose far more than the simulation says."""
-
-    class Runs(_Runs):
-        def __init__(self) -> None:
-            self._done = {}
-
-        def measure(self, policy: PruningPolicy, name: str) -> dict[str, float | None]:
-            lost = 0.05 if policy.least < 39 else 0.001
-            figures = {"mask_ap": 0.5 - lost, "agnostic_mask_ap": 0.5}
-            self._done[policy] = {**figures, "decoder_gmac": float(policy.least)}
-            return self._done[policy]
-
-    full: dict[str, float | None]
-    full = {"mask_ap": 0.5, "agnostic_mask_ap": 0.5, "decoder_gmac": 1000.0}
     promised = [1.0] * 5 + [0.5] * 33 + [0.1] * 2
     found = [
         Candidate(PruningPolicy(least=i + 1), loss, i + 1.0) for i, loss in enumerate(promised)
     ]
-    runs = Runs()
-    balanced = runs.cheapest(found, 0.3, "ap", full, "balanced")
-    fast = runs.cheapest(found, 1.2, "ap", full, "fast")
+    outcomes = {
+        one.policy: Measurement(
+            measured(0.45 if one.policy.least < 39 else 0.499, 0.5, float(one.policy.least))
+        )
+        for one in found
+    }
+    whole = {policy: Measurement(one.figures, FULL.parts) for policy, one in outcomes.items()}
+    runs = FakeRuns(whole)
+    balanced = runs.cheapest(found, 0.3, "balanced")
+    fast = runs.cheapest(found, 1.2, "fast")
     assert balanced.measured["decoder_gmac"] == 39.0
+    assert balanced.measured["loss"] == pytest.approx(0.1)
     assert fast.measured["decoder_gmac"] == 39.0  # no dearer than balanced
-    nothing = Runs().cheapest(found[:5], 1.2, "ap", full, "fast")
+    nothing = FakeRuns(whole).cheapest(found[:5], 1.2, "fast")
     assert nothing.policy == PruningPolicy()
 
 
 def test_the_search_learns_how_much_the_simulation_promises_too_much() -> None:
-    full: dict[str, float | None] = {
-        "mask_ap": 0.5,
-        "agnostic_mask_ap": 0.5,
-        "agnostic_ar100": 0.5,
-        "decoder_gmac": 100.0,
-    }
     # Dearer policies lose less; each really loses a point more than its simulation says.
     found = [
         Candidate(PruningPolicy.static((100 + cost,), 1), 2.0 - 0.02 * cost, float(cost))
         for cost in range(1, 100)
     ]
-    simulated = {one.policy: one for one in found}
-    runs: list[float] = []
-
-    class Runs(_Runs):
-        def __init__(self) -> None:
-            self._done = {}
-
-        def measure(self, policy: PruningPolicy, _name: str) -> dict[str, float | None]:
-            one = simulated[policy]
-            runs.append(one.decoder_gmac)
-            value = full | {
-                "agnostic_mask_ap": 0.5 - (one.loss + 1) / 100,
-                "decoder_gmac": one.decoder_gmac,
-            }
-            self._done[policy] = value
-            return value
-
-    point = Runs().cheapest(found, 1.3, "ap", full, "balanced")
+    runs = FakeRuns(
+        {
+            one.policy: Measurement(
+                measured(0.5, 0.5 - (one.loss + 1) / 100, one.decoder_gmac), FULL.parts
+            )
+            for one in found
+        }
+    )
+    point = runs.cheapest(found, 1.3, "balanced")
     assert point.measured["decoder_gmac"] is not None
     assert 85 <= point.measured["decoder_gmac"] <= 90  # the cheapest that keeps it costs 85
-    assert len(runs) <= 8
+    assert len(runs.runs) <= 8
+
+
+def test_the_error_of_a_loss_is_the_jackknife_s() -> None:
+    # For means of one value a picture the jackknife is the standard error of the mean.
+    rng = np.random.default_rng(0)
+    lost = rng.normal(0.002, 0.01, 10)
+    parts = [float(np.delete(lost, i).mean()) for i in range(10)]
+    pruned = Measurement(
+        measured(0.5 - float(lost.mean()), 0.5, 1.0),
+        tuple(measured(0.5 - part, 0.5, 1.0) for part in parts),
+    )
+    full = Measurement(FULL.figures, FULL.parts[:1] * 10)
+    loss, error = losses(full, pruned, "ap", 1.0)
+    assert loss == pytest.approx(100 * lost.mean())
+    assert error == pytest.approx(100 * lost.std(ddof=1) / np.sqrt(10))
+    assert losses(full, pruned, "recall", 1.0) == (0.0, 0.0)
+    bare = losses(Measurement(full.figures), Measurement(pruned.figures), "ap", 1.0)
+    assert bare == (pytest.approx(100 * lost.mean()), 0.0)
+
+
+def test_a_bound_is_kept_with_the_margin() -> None:
+    spread = [0.48, 0.5, 0.5, 0.5]  # a standard error of 1.5 points
+    even = [0.498] * 4
+    policies = [PruningPolicy.static((5,), 1), PruningPolicy.static((9,), 1)]
+    found = [
+        Candidate(policy, 0.1, cost) for policy, cost in zip(policies, (5.0, 9.0), strict=True)
+    ]
+    outcomes = {
+        policy: Measurement(
+            measured(0.498, 0.5, one.decoder_gmac), tuple(measured(x, 0.5, 0.0) for x in parts)
+        )
+        for policy, one, parts in zip(policies, found, (spread, even), strict=True)
+    }
+    assert FakeRuns(outcomes).cheapest(found, 0.3, "balanced").policy == policies[0]
+    point = FakeRuns(outcomes, margin=1.0).cheapest(found, 0.3, "balanced")
+    assert point.policy == policies[1]
+    assert point.measured["loss_error"] == 0.0
+    alone = FakeRuns(outcomes, margin=1.0).cheapest(found[:1], 0.3, "balanced")
+    assert alone.policy == PruningPolicy()
 
 
 def test_floors_between_level_scores_still_drop(records: list[ImageRecord]) -> None:
@@ -337,6 +378,7 @@ def test_tune_pruning_from_the_command_line(
     for arguments, wanted in (
         (["--annotations", str(tmp_path / "empty.json")], "finds none of its instances"),
         ([*annotations, "--loss", "-1"], "'-1' is not a number from 0 to 100"),
+        ([*annotations, "--margin", "11"], "'11' is not a number from 0 to 10"),
         ([*annotations, "--form", "loose"], "invalid choice: 'loose'"),
         ([*annotations, "--metric", "iou"], "invalid choice: 'iou'"),
         (["--annotations", str(tmp_path / "no.json")], "no.json"),

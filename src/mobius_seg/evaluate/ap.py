@@ -9,7 +9,7 @@ its pixels and not of its box, and what is undefined is None instead of -1.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -98,6 +98,18 @@ class ApScorer:
                     }
                 )
 
+    def without(self, images: Collection[int]) -> "ApScorer":
+        """The same without some images, as if they were not in the data set.
+
+        Args:
+            images: their indices.
+        """
+        rest = ApScorer(self._coco, [image for image in self._images if image not in images])
+        gone = {image + 1 for image in images}
+        rest._named = [entry for entry in self._named if entry["image_id"] not in gone]
+        rest._agnostic = [entry for entry in self._agnostic if entry["image_id"] not in gone]
+        return rest
+
     def _known(self, image: int, name: str) -> bool:
         """Whether the file says if a name is in a picture."""
         absent, row = self._coco.images[image].absent, self._rows[name]
@@ -105,8 +117,11 @@ class ApScorer:
             return True
         return any(self._coco.annotations[i].name == row for i in self._coco.by_image[image])
 
-    def named(self) -> Metrics:
+    def named(self, *, boxes: bool = True) -> Metrics:
         """Mask and box AP over the names that the images hold, with the names judged.
+
+        Args:
+            boxes: score boxes too; without it their figures are None.
 
         Returns:
             ``mask_`` and ``box_`` with ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``,
@@ -115,11 +130,14 @@ class ApScorer:
         """
         masks = self._score("segm", by_name=True) if self.has_masks else None
         return _with_prefix("mask_", masks) | _with_prefix(
-            "box_", self._score("bbox", by_name=True)
+            "box_", self._score("bbox", by_name=True) if boxes else None
         )
 
-    def agnostic(self) -> Metrics:
+    def agnostic(self, *, boxes: bool = True) -> Metrics:
         """The same with every name taken for one: are the objects found at all?
+
+        Args:
+            boxes: score boxes too; without it their figures are None.
 
         Returns:
             ``agnostic_mask_`` and ``agnostic_box_`` figures as those of :meth:`named`;
@@ -128,7 +146,8 @@ class ApScorer:
         masks = self._score("segm", by_name=False) if self.has_masks else None
         figures = _with_prefix("agnostic_mask_", masks)
         figures["agnostic_ar100"] = figures.pop("agnostic_mask_ar100")
-        return figures | _with_prefix("agnostic_box_", self._score("bbox", by_name=False))
+        found = self._score("bbox", by_name=False) if boxes else None
+        return figures | _with_prefix("agnostic_box_", found)
 
     def _truth_entry(self, index: int) -> dict[str, Any]:
         """One annotation, renumbered from 1, its mask as run lengths."""
