@@ -140,7 +140,8 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
     for form, target in (("static", fixed), ("adaptive", folder)):
         if not (target / POINTS_FILE).exists():
             copy_model(folder, target, (CALIBRATION_FILE,))
-            tune(model, calib.annotations, calib.images, form=form, progress=False).save(target)
+            asked = {"form": form, "margin": 0.0}  # points of the stored results had no margin yet
+            tune(model, calib.annotations, calib.images, **asked, progress=False).save(target)
     model = load(bench, folder)
     schedules = load_points(fixed, model.config).points
     coco = read_coco(val.annotations)

@@ -353,8 +353,9 @@ def _add_tune_pruning(commands: _Commands) -> None:
         help="mask AP with and without names, or recall of masks (default: ap)",
     )  # fmt: skip
     parser.add_argument(
-        "--form", choices=("adaptive", "static"), default="adaptive",
-        help="each picture on its own, or the same queries and layers for all (default: adaptive)",
+        "--form", choices=("both", "adaptive", "static"), default="both",
+        help="each picture on its own, the same queries and layers for all, or the former with the"
+        " latter beside it for graphs of fixed shapes (default: both)",
     )  # fmt: skip
     _option(
         parser, "--margin", margin, 1.0,

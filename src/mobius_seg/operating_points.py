@@ -47,11 +47,13 @@ class OperatingPoints:
         conditions: what they were tuned and measured with.
         origin: of static points, where their keep fractions come from (static_points.py); empty
             for points that were tuned for the model itself.
+        graphs: by name, static policies that stand in for adaptive points where shapes are fixed.
     """
 
     points: Mapping[str, OperatingPoint]
     conditions: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+    graphs: Mapping[str, OperatingPoint] = field(default_factory=dict)
 
     @classmethod
     def only_full(cls) -> "OperatingPoints":
@@ -79,7 +81,7 @@ class OperatingPoints:
             InputError: a policy reaches beyond it.
         """
         depth, queries = config.decoder_layers, config.queries
-        for name, point in self.points.items():
+        for name, point in (*self.points.items(), *self.graphs.items()):
             policy = point.policy
             for field_name, value, most in (
                 ("layers", policy.layers or 0, depth),
@@ -121,15 +123,19 @@ class OperatingPoints:
             InputError: it cannot be written.
         """
         path = Path(folder) / POINTS_FILE
-        points = {
-            name: {"policy": point.policy.to_dict(), "measured": dict(point.measured)}
-            for name, point in self.points.items()
-        }
+        points, graphs = (
+            {
+                name: {"policy": point.policy.to_dict(), "measured": dict(point.measured)}
+                for name, point in some.items()
+            }
+            for some in (self.points, self.graphs)
+        )
         conditions = dict(self.conditions)
         try:
             if (path.parent / WEIGHTS_FILE).exists():
                 conditions[WEIGHTS_KEY] = weights_digest(path.parent)
             values = {"format": _FORMAT, "conditions": conditions, "points": points}
+            values |= {"graphs": graphs} if graphs else {}
             write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -150,16 +156,25 @@ def load_points(folder: Path, config: ModelConfig) -> OperatingPoints:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     keys = ("format", "conditions", "points")
-    if not isinstance(values, dict) or set(values) != set(keys) or values["format"] != _FORMAT:
+    fits = isinstance(values, dict) and set(values) - {"graphs"} == set(keys)
+    if not fits or values["format"] != _FORMAT:
         raise InputError(f"{path}: expected an object with {', '.join(keys)}, format {_FORMAT}")
     if not isinstance(values["points"], dict) or FULL not in values["points"]:
         raise InputError(f"{path}: 'points' must be an object that holds {FULL!r}")
     if not isinstance(values["conditions"], dict):
         raise InputError(f"{path}: 'conditions' must be an object")
-    points = {name: _point(entry, f"{path}: {name}") for name, entry in values["points"].items()}
-    found = OperatingPoints(points, values["conditions"])
+    if not isinstance(values.get("graphs", {}), dict):
+        raise InputError(f"{path}: 'graphs' must be an object")
+    points, graphs = (
+        {name: _point(entry, f"{path}: {name}") for name, entry in values.get(key, {}).items()}
+        for key in ("points", "graphs")
+    )
+    found = OperatingPoints(points, values["conditions"], graphs=graphs)
     if points[FULL].policy.form != FULL:
         raise InputError(f"{path}: the policy of {FULL!r} prunes")
+    for name, point in graphs.items():
+        if point.policy.form not in (FULL, "static"):
+            raise InputError(f"{path}: the policy of {name!r} among 'graphs' is not static")
     found.check(config, str(path))
     return found
 

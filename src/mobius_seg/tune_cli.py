@@ -63,7 +63,9 @@ def _print_points(points: "OperatingPoints") -> None:
     keys = [key for key in points.points["full"].measured if not key.startswith("queries_")]
     for key in keys:
         table.add_column(key.replace("_", " "), justify="right")
-    for name, point in points.points.items():
+    rows = [*points.points.items()]
+    rows += [(f"{name}, fixed graph", point) for name, point in points.graphs.items()]
+    for name, point in rows:
         values = (point.measured[key] for key in keys)
         table.add_row(name, *("undefined" if v is None else f"{v:.4f}" for v in values))
     make_console().print(table)

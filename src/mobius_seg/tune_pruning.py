@@ -41,7 +41,7 @@ from mobius_seg.version import __version__
 MARGIN = 1.0
 """Standard errors of a measured loss that are added to it before it is held against the bound."""
 METRICS = ("ap", "recall")
-FORMS = ("adaptive", "static")
+FORMS = ("both", "adaptive", "static")
 FAST_FACTOR = 4.0
 """The point ``fast`` may lose so many times what ``balanced`` may."""
 
@@ -59,7 +59,7 @@ def tune(
     *,
     loss: float = 0.3,
     metric: str = "ap",
-    form: str = "adaptive",
+    form: str = "both",
     margin: float = MARGIN,
     size: int | None = None,
     limit: int | None = None,
@@ -76,7 +76,8 @@ def tune(
         metric: ``ap``: mask AP, with names and without (the larger loss counts); ``recall``: of
             masks, without names.
         form: ``adaptive``: floors, and stopping early, picture by picture; ``static``: the same
-            numbers of queries and layers for every picture, which fixed graphs can hold.
+            numbers of queries and layers for every picture, which fixed graphs can hold; ``both``:
+            adaptive points, and static ones beside them for graphs.
         margin: so many standard errors of the measured loss are added to it; 0 takes it as it is.
         size: longest side of the input in pixels, default the model's own.
         limit: only the first so many pictures.
@@ -100,13 +101,19 @@ def tune(
             f"{annotations}: the full decoder finds none of its instances (mask IoU 0.5),"
             " so there is nothing to tune on"
         )
-    of_form = candidates if form == "adaptive" else static_candidates
-    found = of_form(records, predictor, metric)
     run = _Runs(predictor, coco, folder, rows, size, progress, metric, margin)
     run.measure(PruningPolicy(), FULL)
+    bounds = {"balanced": loss, "fast": loss * FAST_FACTOR}
+    graphs: dict[str, OperatingPoint] = {}
+    if form != "adaptive":
+        found = static_candidates(records, predictor, metric)
+        graphs = {name: run.cheapest(found, most, name) for name, most in bounds.items()}
     points = {FULL: run.point(PruningPolicy())}
-    for name, most in (("balanced", loss), ("fast", loss * FAST_FACTOR)):
-        points[name] = run.cheapest(found, most, name)
+    if form == "static":
+        points, graphs = points | graphs, {}
+    else:
+        found = candidates(records, predictor, metric)
+        points |= {name: run.cheapest(found, most, name) for name, most in bounds.items()}
     asked = coco.provenance() | {"metric": metric, "loss": loss, "form": form}
     asked["margin"] = margin
     counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
@@ -114,7 +121,7 @@ def tune(
     maps = predictor.calibration
     belongs = {CALIBRATION_KEY: None if maps is None else maps.digest()}
     conditions = asked | counts | {"model": predictor.config.name} | belongs | versions
-    return OperatingPoints(points, conditions)
+    return OperatingPoints(points, conditions, graphs=graphs)
 
 
 def _open(

@@ -16,8 +16,10 @@ import mobius_seg
 from mobius_seg import Predictor
 from mobius_seg.cli import main
 from mobius_seg.data.coco import read_coco
+from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import run_coco_eval
 from mobius_seg.evaluate.stage_scores import collect
+from mobius_seg.export.schedule import find_schedule
 from mobius_seg.model import Mobius
 from mobius_seg.operating_points import load_points
 from mobius_seg.pruning import PruningPolicy
@@ -341,6 +343,20 @@ def test_tune_pruning_from_the_command_line(
         counts = [point[f"queries_{stage}"] or 0.0 for stage in range(3)]
         assert counts == sorted(counts, reverse=True)
         assert counts[0] == 12
+    assert list(points.graphs) == ["balanced", "fast"]
+    for name in points.graphs:
+        schedule = find_schedule(model.config, points, name)
+        assert schedule.policy == points.graphs[name].policy
+        assert schedule.policy.form in ("full", "static")
+        assert points.points[name].measured["decoder_gmac"] <= 1.05 * (  # type: ignore[operator]
+            points.graphs[name].measured["decoder_gmac"] or 0.0
+        )
+    stored = json.loads((folder / "operating_points.json").read_text())
+    stored["graphs"]["fast"]["policy"] |= {"settle": 0.1}
+    (tmp_path / "operating_points.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="'fast' among 'graphs' is not static"):
+        load_points(tmp_path, model.config)
+    (tmp_path / "operating_points.json").unlink()
     costs = [point["decoder_gmac"] for point in (full, balanced, fast)]
     assert costs[0] >= costs[1] >= costs[2]  # type: ignore[operator]
     found = model.predict(data / "1.png", names=NAMES, operating_point="fast", threshold=0.0)
@@ -349,6 +365,7 @@ def test_tune_pruning_from_the_command_line(
     fixed = tmp_path / "fixed"
     form = ["--form", "static", "--out", str(fixed)]
     assert main([*common, *annotations, "--loss", "30", *form]) == 0
+    assert not load_points(fixed, model.config).graphs
     schedules = load_points(fixed, model.config).points
     assert [schedules[name].policy.form for name in ("balanced", "fast")] == ["static"] * 2
     for name in ("balanced", "fast"):

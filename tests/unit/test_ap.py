@@ -196,3 +196,23 @@ def test_scores_that_are_not_finite_are_our_bug(tmp_path: Path) -> None:
     boxes = np.zeros((1, 4), np.float32)
     with pytest.raises(AssertionError):
         scorer.add(0, [rle(A)], boxes, np.array([np.nan], np.float32), ["cup"])
+
+
+def test_without_an_image_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    coco = truth(tmp_path, [(0, A, "cup"), (0, B, "spoon"), (1, C, "cup"), (1, B, "cat")])
+    scorers = {images: ApScorer(coco, images) for images in ((0, 1), (0,), (1,))}
+    for image, box, name in ((0, A, "cup"), (0, C, "cat"), (1, B, "cat"), (1, A, "spoon")):
+        for images, scorer in scorers.items():
+            if image in images:
+                xyxy = np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], np.float32)
+                scorer.add(image, [rle(box)], xyxy, np.float32([0.5 + image / 10]), [name])
+    both = scorers[0, 1]
+    for left, gone in ((0, 1), (1, 0)):
+        rest, alone = both.without([gone]), scorers[left,]
+        assert rest.named() == alone.named()
+        assert rest.agnostic() == alone.agnostic()
+    assert both.without([0]).named() != both.named()
+    figures = both.named(boxes=False) | both.agnostic(boxes=False)
+    assert figures["mask_ap"] == both.named()["mask_ap"]
+    assert figures["box_ap"] is None
+    assert figures["agnostic_box_ap"] is None

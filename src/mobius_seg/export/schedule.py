@@ -39,8 +39,8 @@ def find_schedule(config: ModelConfig, points: OperatingPoints, name: str) -> Sc
     """The static schedule of an operating point.
 
     A point that was tuned for the model is taken if it is static. Adaptive policies look at each
-    picture and have no fixed graph: the package's keep fractions (static_points.py) stand in, as
-    for models without points of their own.
+    picture and have no fixed graph: the schedule that was tuned beside them stands in, or, without
+    one, the package's keep fractions (static_points.py), as for models without points.
 
     Args:
         config: of the network.
@@ -56,11 +56,14 @@ def find_schedule(config: ModelConfig, points: OperatingPoints, name: str) -> Sc
     if policy.form == "static":
         origin = points.origin or "static: tuned for this model"
         return Schedule(point=name, policy=policy, origin=origin)
+    if name in points.graphs:
+        origin = "static: tuned for this model, beside its adaptive point"
+        return Schedule(point=name, policy=points.graphs[name].policy, origin=origin)
     static = static_points(config)
     if name == FULL or name not in static.points:
         raise InputError(
             f"operating point {name!r} of {config.name} is adaptive, which no fixed graph can hold;"
-            " run mobius-seg tune-pruning --form static"
+            " run mobius-seg tune-pruning"
         )
     origin = f"{static.origin}; the model's own {name!r} is adaptive, which no fixed graph can hold"
     return Schedule(point=name, policy=static.policy(name), origin=origin)
