@@ -133,8 +133,7 @@ class Mobius(nn.Module):
         height, width = images_B3HW.shape[2:]
         if height % 32 or width % 32:
             raise InputError(f"image is {height}x{width}; height and width must be multiples of 32")
-        mean, std = self.get_buffer("image_mean"), self.get_buffer("image_std")
-        maps = self.backbone((images_B3HW - mean) / std)
+        maps = self.backbone(self._normalized(images_B3HW))
         pixels = self.pixel_decoder(maps, text_BTC, text_mask_BT)
         text_BKC = unit(pixels.text_BTC[:, :columns].float())
         features = pixels.mask_features_BMhw
@@ -143,6 +142,13 @@ class Mobius(nn.Module):
             seen = self.name_map(maps[2], maps[3])
             names = NameEvidence.of(seen, features, self.config.name_stride)
         return Encoded(pixels.maps, features, names, text_BKC, column_mask_BK)
+
+    def _normalized(self, images_B3HW: Tensor) -> Tensor:
+        """What the backbone was trained on; graphs fold it into the weights (export/folding.py)."""
+        for name, change in (("image_mean", torch.sub), ("image_std", torch.div)):
+            value = self._buffers[name]
+            images_B3HW = images_B3HW if value is None else change(images_B3HW, value)
+        return images_B3HW
 
     def text_tokens(self, prompt: TextPrompt) -> tuple[Tensor, Tensor | None]:
         """Object token, pooled columns and sub-word tokens, projected, as one sequence.

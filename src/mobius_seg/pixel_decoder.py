@@ -127,12 +127,23 @@ class PixelDecoder(nn.Module):
         for stride in sorted(self.strides, reverse=True):
             lateral = laterals[stride]
             if stride >= self.bottleneck_stride:
-                gate = self.gates[str(stride)].view(1, -1, 1, 1)
-                incoming = gate * resample(mixed, lateral)
+                incoming = self._gated(stride, mixed, lateral)
             else:
                 incoming = resize_like(scattered[stride * 2], lateral)
             scattered[stride] = self.refine[str(stride)](lateral + incoming)
         return scattered
+
+    def _gated(self, stride: int, mixed: Tensor, lateral: Tensor) -> Tensor:
+        """What of the bottleneck reaches a level.
+
+        In exported graphs the gate is a depthwise convolution before resizing, the same in real
+        numbers: ONNX Runtime then keeps the blocked layout of the convolutions around it.
+        """
+        gate: Tensor = self.gates[str(stride)]
+        if torch.compiler.is_exporting():
+            kernel = gate.view(-1, 1, 1, 1)
+            return resample(F.conv2d(mixed, kernel, groups=len(gate)), lateral)
+        return gate.view(1, -1, 1, 1) * resample(mixed, lateral)
 
 
 class PyramidStep(nn.Module):
