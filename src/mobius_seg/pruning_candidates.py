@@ -30,8 +30,9 @@ _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.
 _CHANGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of the changes that are seen
 _LEAST = 4
 _DEPTHS = (1, 2, 3, 4, 6)  # layers that run at most
-_STARTS = (1.0, 0.6, 0.4, 0.3, 0.2)  # shares of the queries that enter layer 1
-_ENDS = (1.0, 0.5, 0.25)  # shares of those that enter the last layer
+_CAP = 0.6  # share of the queries that enter layer 1 where floors come with a cap
+_STARTS = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2)  # that share in schedules
+_ENDS = (1.0, 0.75, 0.5, 0.25)  # shares of those that enter the last layer
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def candidates(
             for sure in (0.0, _round(sures)):
                 ends.append({"settle": round(float(settle), 4), "sure": sure})
     queries = predictor.config.queries
-    caps: list[tuple[int, ...]] = [(), (max(1, round(_STARTS[1] * queries)),)]
+    caps: list[tuple[int, ...]] = [(), (max(1, round(_CAP * queries)),)]
     policies = _schedules(queries, stages - 1)
     for share in _SHARES:
         floored = PruningPolicy(

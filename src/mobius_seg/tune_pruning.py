@@ -119,7 +119,8 @@ def tune(
     counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
     versions = {"version": __version__, "torch": torch.__version__}
     maps = predictor.calibration
-    belongs = {CALIBRATION_KEY: None if maps is None else maps.digest()}
+    belongs: dict[str, Any] = {CALIBRATION_KEY: None if maps is None else maps.digest()}
+    belongs["runs"] = run.summary()
     conditions = asked | counts | {"model": predictor.config.name} | belongs | versions
     return OperatingPoints(points, conditions, graphs=graphs)
 
@@ -238,6 +239,14 @@ class _Runs:
         done = self._done[policy]
         loss, error = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
         return OperatingPoint(policy, done.figures | {"loss": loss, "loss_error": error})
+
+    def summary(self) -> list[list[float]]:
+        """Cost of the decoder in GMAC, loss and its error in points of all that was run."""
+        found = []
+        for policy, done in self._done.items():
+            values = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
+            found.append([round(value, 4) for value in (self._cost(policy), *values)])
+        return sorted(found)
 
     def _allowed(self, most: float) -> list[PruningPolicy]:
         """Of everything that was run, what loses no more than is allowed."""

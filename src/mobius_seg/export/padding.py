@@ -19,20 +19,13 @@ class PaddedConv(nn.Module):
 
     Args:
         conv: of timm; its weights are shared.
-        pad: left, right, top and bottom; None finds what ``Conv2dSame`` would pad.
-
-    Attributes:
-        value: what is padded.
     """
 
-    def __init__(self, conv: nn.Conv2d, pad: list[int] | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         """See the class."""
         super().__init__()
         self.conv = conv
-        self.value = 0.0
-        self.pad = pad or []
-        if pad is not None:
-            return
+        self.pad: list[int] = []
         for axis in (1, 0):  # F.pad takes the last dimension first
             reach = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
             total = max(0, reach - conv.stride[axis])
@@ -41,7 +34,7 @@ class PaddedConv(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D, H / stride, W / stride]."""
         conv = self.conv
-        padded = F.pad(x_BCHW, self.pad, value=self.value)
+        padded = F.pad(x_BCHW, self.pad)
         return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
 
 
