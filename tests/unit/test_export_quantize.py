@@ -33,6 +33,7 @@ def _model(spread: float = 1.0) -> Any:
         "low": np.array(0.0),
         "high": np.array(6.0 * spread),
         "shape": np.array([1, 4, 64], np.int64),
+        "scores_shape": np.array([1, 1, 64, 64], np.int64),
     }
     rows = [
         ("Conv", ["image", "network.backbone.body.stem.weight"], "stem", ""),
@@ -44,6 +45,10 @@ def _model(spread: float = 1.0) -> Any:
         ("MatMul", ["tokens", "val_1"], "linear", "network.decoder.layers.0.feed_forward"),
         ("MatMul", ["linear", "flat"], "attention", "network.decoder.layers.0"),
         ("MatMul", ["tokens", "val_1"], "head", "network.decoder.heads.box"),
+        ("Add", ["lateral", "lateral"], "between", "network.pixel_decoder"),
+        ("Reshape", ["attention", "scores_shape"], "scores", "network.decoder.layers.0"),
+        ("Add", ["scores", "scores"], "biased", "network.decoder.layers.0.box_bias"),
+        ("Add", ["scores", "biased"], "summed", "network.decoder.layers.0"),
     ]
     nodes = []
     for i, (kind, inputs, output, scope) in enumerate(rows):
@@ -64,6 +69,8 @@ def _model(spread: float = 1.0) -> Any:
             made("features", 1, [1, 4, 8, 8]),
             made("attention", 1, [1, 64, 64]),
             made("head", 1, None),
+            made("between", 1, [1, 4, 8, 8]),
+            made("summed", 1, [1, 1, 64, 64]),
         ],
         values,
     )
@@ -101,6 +108,14 @@ def test_layers_inside_become_int8_and_heads_do_not() -> None:
         for node in found.graph.node
         if node.op_type in ("Conv", "MatMul")
     }
+    adds = {
+        node.name: all(
+            getattr(made.get(name), "op_type", "") == "DequantizeLinear" for name in node.input
+        )
+        for node in found.graph.node
+        if node.op_type == "Add"
+    }
+    assert adds == {"node_9": True, "node_11": False, "node_12": False}
     # The head's convolution reads what the one before it left, and computes in float32.
     assert reads_int8.pop("node_3")
     quantised = {name for name, int8 in reads_int8.items() if int8}

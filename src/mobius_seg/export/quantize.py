@@ -200,10 +200,18 @@ def _is_layer(node: Any, model: Any) -> bool:
 
 
 def _is_between(node: Any, ranks: dict[str, int]) -> bool:
-    """Whether a node lies between convolutions of quantised modules: a map goes in and out."""
+    """Whether a node lies between convolutions of quantised modules: a map goes in and out.
+
+    Decoder layers have no convolutions: what has four axes there is the scores of an attention.
+    """
     values = (node.input[0] if node.input else "", node.output[0])
-    maps = all(ranks.get(name) == 4 for name in values)
-    return node.op_type in _BETWEEN and maps and quantised_path(layer_path(node))
+    maps, path = all(ranks.get(name) == 4 for name in values), layer_path(node)
+    return (
+        node.op_type in _BETWEEN
+        and maps
+        and quantised_path(path)
+        and not path.startswith("decoder.")
+    )
 
 
 def _ranks(graph: Any) -> dict[str, int]:
