@@ -11,7 +11,8 @@ are still there after each stage, for
   queries and layers, the queries drawn), ``oracle`` (as many, those first that end as true
   positives of the full decoder, names aside) and ``uncalibrated`` (raw scores: one floor for all
   stages; caps, last layer and early stop are those of the policy);
-* ``static``: the static operating points of the model, where it was tuned for them;
+* ``static``: the static operating points of the model, where it was tuned for them (``graphs``:
+  what its exports prune);
 * ``layers``: fewer layers with all queries.
 
 ``verdict``: what each operating point loses against ``full``, and whether it is better than each of
@@ -112,6 +113,7 @@ def main() -> None:
         setting={"size": size, "calib": options.calib},
         facts={"threads": options.threads, "command": f"{COMMAND} --model {name}"},
         out=options.out,
+        static={name: point.policy for name, point in model.planner.points.graphs.items()},
     )
     experiment.go(options.cells)
 

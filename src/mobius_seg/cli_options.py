@@ -358,7 +358,7 @@ def _add_tune_pruning(commands: _Commands) -> None:
         " latter beside it for graphs of fixed shapes (default: both)",
     )  # fmt: skip
     _option(
-        parser, "--margin", margin, 1.0,
+        parser, "--margin", margin, 0.5,
         "standard errors of the measured loss that are added to it; 0 takes it as it is",
     )  # fmt: skip
     _option(parser, "--limit", count, None, "only the first so many pictures")

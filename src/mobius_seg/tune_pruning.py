@@ -38,7 +38,7 @@ from mobius_seg.receipt import Receipt
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
-MARGIN = 1.0
+MARGIN = 0.5
 """Standard errors of a measured loss that are added to it before it is held against the bound."""
 METRICS = ("ap", "recall")
 FORMS = ("both", "adaptive", "static")
