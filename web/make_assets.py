@@ -33,6 +33,7 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 PICTURES = {"cat.png": "chelsea.png", "coffee.png": "coffee.png"}
 """Name in the page -> name in scikit-image."""
 _SMALL = 256  # values: smaller weights stay as they are
+_LARGEST = 65504.0  # of float16
 
 
 def main() -> int:
@@ -141,9 +142,11 @@ def _store(source: Path, target: Path, *, exact: bool) -> None:
     casts: list[Any] = []
     for weight in graph.initializer:
         values: NDArray[Any] = numpy_helper.to_array(weight)
-        half = values.astype(np.float16) if values.dtype == np.float32 else values
-        rounded = exact and not np.array_equal(half.astype(values.dtype), values)
-        if values.dtype != np.float32 or values.size < _SMALL or rounded:
+        if values.dtype != np.float32 or values.size < _SMALL or np.abs(values).max() > _LARGEST:
+            kept.append(weight)
+            continue
+        half = values.astype(np.float16)
+        if exact and not np.array_equal(half.astype(np.float32), values):
             kept.append(weight)
             continue
         stored = f"{weight.name}.f16"
