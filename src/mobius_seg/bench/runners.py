@@ -22,13 +22,13 @@ from mobius_seg.checkpoint import is_shipped, load_model
 from mobius_seg.config import ModelConfig
 from mobius_seg.cost.report import points_of
 from mobius_seg.errors import InputError
+from mobius_seg.export.schedule import find_schedule
 from mobius_seg.operating_points import FULL
 from mobius_seg.predictor import Predictor
 from mobius_seg.preprocess import make_frame, pad_and_stack
 from mobius_seg.presets import PRESETS
 from mobius_seg.pruned_decoder import run_pruned
 from mobius_seg.pruning import PruningPolicy
-from mobius_seg.static_points import static_points
 from mobius_seg.text_cache import CachedEncoder
 from mobius_seg.text_features import TextFeatures
 from mobius_seg.types import TextPrompt
@@ -230,18 +230,13 @@ def load_network(contender: Contender) -> "tuple[Mobius, bool]":
 def static_policy(contender: Contender, config: ModelConfig) -> tuple[PruningPolicy, str]:
     """The fixed schedule of a contender's operating point, and where it comes from.
 
-    An adaptive point looks at the picture, which no exported graph can: the package's static
-    fractions stand for it, as they do in exported graphs.
+    It is that of exported graphs: an adaptive point looks at the picture, which none can.
 
     Raises:
         InputError: the model has no such point.
     """
-    points = points_of(contender.model)
-    policy = points.policy(contender.operating_point)
-    if policy.form != "adaptive":
-        return policy, points.origin or "the model's own"
-    static = static_points(config)
-    return static.policy(contender.operating_point), static.origin
+    found = find_schedule(config, points_of(contender.model), contender.operating_point)
+    return found.policy, found.origin
 
 
 def network_inputs(contender: Contender, config: ModelConfig) -> tuple[torch.Tensor, TextPrompt]:
