@@ -43,6 +43,9 @@ def test_rows_stages_and_what_is_left_out(
         (["--precisions", "fp8"], "allowed: fp32"),
         (["--vocabulary", "none"], "allowed: fixed, dynamic"),
         (["--blocks", "0"], "whole number"),
+        (["--precisions", "int8"], "--calibration-images belong together"),
+        (["--calibration-images", "."], "--calibration-images belong together"),
+        (["--precisions", "int8", "--calibration-images", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_refuses_in_one_line(

@@ -195,6 +195,23 @@ def test_what_cannot_be_exported_is_left_out(tmp_path: Path) -> None:
     assert "Traceback" not in lines[0]
 
 
+def test_int8_is_calibrated_with_the_pictures_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    both = [_contender(runtime="onnx", precision=precision) for precision in ("fp32", "int8")]
+    assert len(list(with_exports(both, tmp_path, print, tmp_path / "pictures"))) == 2
+    asked = ["--calibration-images", str(tmp_path / "pictures")]
+    given = [any(command[i : i + 2] == asked for i in range(len(command))) for command in ran]
+    assert given == [False, True]
+
+
 def test_an_export_that_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobius_seg.bench.exporting.export", lambda *_: pytest.fail("exported"))
     one = _contender(runtime="onnx", vocabulary="dynamic")

@@ -51,7 +51,8 @@ def run_bench(options: argparse.Namespace) -> int:
         print_warning(f"left out: {line}")
 
     with exports_folder(options.exports) as folder:
-        ours = list(with_exports(list(wish.contenders()), folder, leave_out))
+        pictures = options.calibration_images
+        ours = list(with_exports(list(wish.contenders()), folder, leave_out, pictures))
         peers = _find_peers(options, leave_out)
         contenders = [*ours, *_stages_of(ours), *peers]
         if not contenders:
@@ -91,6 +92,10 @@ def read_wish(options: argparse.Namespace) -> Wish:
         names=options.names_count,
         threads=options.threads,
     )
+    if ("int8" in wish.precisions) != (options.calibration_images is not None):
+        raise InputError("--precisions int8 and --calibration-images belong together")
+    if options.calibration_images is not None and not options.calibration_images.is_dir():
+        raise InputError(f"{options.calibration_images}: no such folder of pictures")
     for model, _ in wish.models:
         points = points_of(model)
         for point in wish.operating_points:

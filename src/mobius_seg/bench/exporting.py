@@ -14,7 +14,10 @@ from mobius_seg.errors import InputError
 
 
 def with_exports(
-    contenders: Sequence[Contender], folder: Path, left_out: Callable[[str], None]
+    contenders: Sequence[Contender],
+    folder: Path,
+    left_out: Callable[[str], None],
+    pictures: Path | None = None,
 ) -> Iterator[Contender]:
     """The contenders with the folders of their graphs, which are exported where they lack.
 
@@ -22,6 +25,7 @@ def with_exports(
         contenders: of ours.
         folder: where they are kept; a folder that holds ``model.json`` is taken as it is.
         left_out: told in one line of each that cannot be exported.
+        pictures: folder of pictures that int8 graphs are calibrated with.
     """
     for contender in contenders:
         if contender.runtime in EAGER:
@@ -30,7 +34,7 @@ def with_exports(
         path = folder / folder_name(contender)
         try:
             if not (path / "model.json").is_file():
-                export(contender, path)
+                export(contender, path, pictures)
         except InputError as error:
             left_out(str(error))
             continue
@@ -56,8 +60,13 @@ def folder_name(contender: Contender) -> str:
     return "_".join((*parts, names, f"{height}x{width}"))
 
 
-def export(contender: Contender, path: Path) -> None:
+def export(contender: Contender, path: Path, pictures: Path | None = None) -> None:
     """Run ``mobius-seg export``.
+
+    Args:
+        contender: what is exported.
+        path: folder of the graph.
+        pictures: see :func:`with_exports`.
 
     Raises:
         InputError: it failed; its last line says why.
@@ -66,11 +75,14 @@ def export(contender: Contender, path: Path) -> None:
     vocabulary = ["--dynamic-names"]
     if contender.vocabulary == "fixed":
         vocabulary = ["--names", ",".join(fixed_names(contender.names))]
+    calibration: list[str] = []
+    if contender.precision == "int8":
+        calibration = [] if pictures is None else ["--calibration-images", str(pictures)]
     command = [
         *(sys.executable, "-m", "mobius_seg", "export"),
         *("--model", contender.model, "--format", contender.runtime),
         *("--operating-point", contender.operating_point, "--precision", contender.precision),
-        *("--size", f"{height}x{width}", *vocabulary, "--out", str(path)),
+        *("--size", f"{height}x{width}", *vocabulary, *calibration, "--out", str(path)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

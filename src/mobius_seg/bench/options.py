@@ -46,6 +46,10 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
         "--threads", type=threads, default=2, metavar="N", help="CPU threads (default: 2)"
     )
     parser.add_argument(
+        "--calibration-images", type=Path, default=None, metavar="DIR",
+        help="pictures that int8 graphs are calibrated with (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
         "--exports", type=Path, default=None, metavar="DIR",
         help="keep exported graphs here and take those that are there (default: none is kept)",
     )  # fmt: skip
