@@ -1,0 +1,62 @@
+"""Gather the parity reports of exports into ``results/parity.json``, the worst of each.
+
+    mobius-seg export --model mobius-n --format onnx --dynamic-names --out exported/n
+    python benchmarks/collect_parity.py exported/n exported/p
+
+A report of the same model, weights, runtime, precision, operating point and size takes the place of
+an older one.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from conditions import RESULTS, conditions, store
+
+IDENTITY = ("model", "weights_sha256", "runtime", "precision", "operating_point", "size")
+WORST = {
+    "score": max,
+    "logit": max,
+    "mask_iou": min,
+    "mask_iou_min": min,
+    "box_iou": min,
+    "classes": min,
+}
+
+
+def main() -> None:
+    """Read the folders, store what they say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="that mobius-seg export wrote")
+    path = RESULTS / "parity.json"
+    entries = json.loads(path.read_text())["reports"] if path.exists() else []
+    for folder in parser.parse_args().folders:
+        entry = summary(json.loads((folder / "parity.json").read_text()))
+        entries = [one for one in entries if _identity(one) != _identity(entry)] + [entry]
+    facts = conditions()
+    facts["command"] = "python benchmarks/collect_parity.py"
+    entries.sort(key=lambda one: [str(one[key]) for key in IDENTITY])
+    store("parity", {"conditions": facts, "reports": entries})
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """What a report says, over all its cases of names and batches."""
+    cases = [case for graph in report["cases"].values() for case in graph]
+    return {
+        **{key: report[key] for key in IDENTITY},
+        "inputs": report["inputs"],
+        "names": sorted({case["names"] for case in cases}),
+        "batches": sorted({case["batch"] for case in cases}),
+        **{key: worst(case[key] for case in cases) for key, worst in WORST.items()},
+        "ap": report["ap"],
+        "passed": report["passed"],
+    }
+
+
+def _identity(entry: dict[str, Any]) -> list[Any]:
+    return [entry[key] for key in IDENTITY]
+
+
+if __name__ == "__main__":
+    main()
