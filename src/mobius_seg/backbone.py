@@ -54,6 +54,11 @@ class Backbone(nn.Module):
         self.freeze_norm = False
         self.pyramid: SimplePyramid | None = None
         if config.pyramid:
+            if info.reduction()[-1] != 16:
+                raise InputError(
+                    f"ModelConfig.pyramid is True, but the last map of {config.backbone!r} lies at"
+                    f" stride {info.reduction()[-1]}; allowed: 16, as of plain ViTs"
+                )
             self.pyramid = SimplePyramid(info.channels()[-1], config.width)
             self.channels: tuple[int, ...] = (config.width,) * 4
             self._picks: list[int] = [0]

@@ -22,6 +22,9 @@ from mobius_seg.pruning import PruningPolicy
 
 Unit = Literal["gmac", "layers", "ms"]
 _FORM = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]+)")
+_LONGEST = (
+    40  # characters of a budget: no amount beyond what is counted, none below a message's line
+)
 _DECAY = 0.7  # of the queries from layer to layer while the ladder widens
 _RUNGS = 8  # of filling up the late layers
 
@@ -48,7 +51,8 @@ class Budget:
         Raises:
             InputError: the text is none.
         """
-        found = _FORM.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+        short = text.strip().lower() if isinstance(text, str) else ""
+        found = _FORM.fullmatch(short) if len(short) <= _LONGEST else None
         unit = {"layer": "layers"}.get(found[2], found[2]) if found else ""
         if found is None or unit not in get_args(Unit) or float(found[1]) <= 0:
             raise _bad(text)

@@ -29,10 +29,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
     from mobius_seg.checkpoint import POINTS_FILE, load_model, weights_digest
     from mobius_seg.evaluate.calibrate import calibrate, output_folder, store
+    from mobius_seg.predict_arguments import check_size
     from mobius_seg.predictor import Predictor
 
     source, target = output_folder(options.model, options.out)
-    _check_size(options.size)
+    if options.size is not None:
+        check_size(options.size)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     # Without the calibration that may be there: it is replaced, even if it is broken.
@@ -168,12 +170,3 @@ def print_report(report: dict[str, Any], title: str = "") -> None:
 def _number(value: float | None) -> str:
     """A figure, or that there is none."""
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _check_size(size: int | None) -> None:
-    """The input's side must be one that the network takes."""
-    from mobius_seg.predict_arguments import SIZE_LIMITS
-
-    low, high = SIZE_LIMITS
-    if size is not None and not low <= size <= high:
-        raise InputError(f"size is {size}; allowed: whole numbers from {low} to {high}")

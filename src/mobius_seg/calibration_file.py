@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
+import numpy as np
+
 from mobius_seg.errors import InputError
-from mobius_seg.posthoc import REFIT, ScoreMaps, is_number, parse_object, read_field
+from mobius_seg.json_values import is_number
+from mobius_seg.posthoc import REFIT, ScoreMaps, parse_object, read_field
 
 FORMAT = 1
 NAMES, EVERYTHING = "names", "everything"
@@ -50,10 +54,11 @@ class PrecisionTable:
         Raises:
             InputError: none does, or it is no such number.
         """
-        if not is_number(precision) or not 0 < precision <= 1:  # type: ignore[operator]
-            raise InputError(f"precision is {precision!r}; allowed: above 0 to 1")
+        wanted = _share(precision)
+        if not wanted > 0:
+            raise InputError(f"precision is {precision!r:.40}; allowed: above 0 to 1")
         for score, value in zip(self.thresholds, self.precision, strict=True):
-            if value >= precision:  # type: ignore[operator]
+            if value >= wanted:
                 return score
         best = max(self.precision)
         raise InputError(
@@ -70,10 +75,11 @@ class PrecisionTable:
         Raises:
             InputError: it is no such number.
         """
-        if not is_number(score) or not 0 <= score <= 1:  # type: ignore[operator]
-            raise InputError(f"score is {score!r}; allowed: 0 to 1")
+        at = _share(score)
+        if math.isnan(at):
+            raise InputError(f"score is {score!r:.40}; allowed: 0 to 1")
         for threshold, value in zip(self.thresholds, self.precision, strict=True):
-            if threshold >= score:  # type: ignore[operator]
+            if threshold >= at:
                 return value
         return self.precision[-1]
 
@@ -158,11 +164,18 @@ class Calibration:
                 )
             except InputError as error:
                 raise InputError(_placed(place, error)) from None
+        facts = read_field(values, "fitted_on", dict, where)
+        try:
+            json.dumps(facts, allow_nan=False)
+        except ValueError:
+            raise InputError(
+                f"{where}: field 'fitted_on' holds a number that is not finite; {REFIT}"
+            ) from None
         return cls(
             maps=maps,
             tables=tables,
             weights_sha256=read_field(values, "weights_sha256", str, where),
-            fitted_on=read_field(values, "fitted_on", dict, where),
+            fitted_on=facts,
         )
 
     def check_fit(self, stages: int, weights_sha256: str, where: str) -> None:
@@ -184,6 +197,12 @@ class Calibration:
                 )
         if self.weights_sha256 != weights_sha256:
             raise InputError(f"{where}: was fitted on other weights; {REFIT}")
+
+
+def _share(value: object) -> float:
+    """A number in 0..1, as Python's or NumPy's scalars hold it; NaN for anything else."""
+    scalar = value.item() if isinstance(value, np.number) else value
+    return float(scalar) if is_number(scalar) and 0 <= scalar <= 1 else math.nan
 
 
 def _placed(place: str, error: InputError) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.json_values import is_number, parse_json
 
 Mixing = Literal["plain", "deformable"]
 PixelDecoderForm = Literal["bottleneck", "multiscale"]
@@ -29,7 +31,7 @@ _RANGES = (
     ("queries", 1, 10_000),
     ("decoder_layers", 1, 64),
     ("input_size", 32, 8192),
-    ("width", 4, 8192),
+    ("width", 8, 8192),
     ("mask_width", 1, 8192),
     ("heads", 1, 256),
     ("mixing_ffn", 1, 65_536),
@@ -43,6 +45,17 @@ _RANGES = (
     ("candidates", 0, 65536),
     ("box_reading", 0, 4096),
     ("box_grid", 1, 32),
+    ("gate_init", -100, 100),
+    ("prior_logit", -100, 100),
+    ("initial_scale", 0.01, 10_000),
+    ("max_scale", 0.01, 10_000),
+)
+_LOADING = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
 )
 
 
@@ -61,7 +74,7 @@ class ModelConfig:
         pixel_decoder: where scales are mixed: at one bottleneck, or over the tokens of every scale
             (the baseline, multiscale.py).
         bottleneck_stride: stride b of the bottleneck, a power of two, 8..64.
-        width: channels C of tokens and queries.
+        width: channels C of tokens and queries, a multiple of 8.
         mask_width: channels of the mask features at stride 4.
         heads: attention heads; divides ``width``.
         mixing: token mixing at the bottleneck: plain attention or multi-scale deformable attention.
@@ -183,7 +196,8 @@ class ModelConfig:
         )
         _require(self.name_stride in (16, 32), self, "name_stride", "16, 32")
         _require(self.box_stride in (8, 16, 32), self, "box_stride", "8, 16, 32")
-        _require(self.width % 4 == 0 and self.width > 0, self, "width", "a positive multiple of 4")
+        # Half of a position is sines and half cosines, of the four numbers of a box.
+        _require(self.width % 8 == 0 and self.width > 0, self, "width", "a positive multiple of 8")
         _require(
             self.heads > 0 and self.width % self.heads == 0, self, "heads", "a divisor of width"
         )
@@ -207,7 +221,17 @@ class ModelConfig:
         for field in ("token_strides", "memory_strides"):
             strides = getattr(self, field)
             ok = len(strides) > 0 and all(s in (8, 16, 32, 64) for s in strides)
-            _require(ok, self, field, "a non-empty choice of 8, 16, 32, 64")
+            ok = ok and len(set(strides)) == len(strides)
+            _require(ok, self, field, "a non-empty choice of 8, 16, 32, 64, each once")
+        for field, low in (("image_mean", -math.inf), ("image_std", 0)):
+            values = getattr(self, field)
+            ok = len(values) == 3 and all(is_number(value) and value > low for value in values)
+            _require(ok, self, field, "three finite numbers" + (" above 0" if low == 0 else ""))
+        own = all(
+            isinstance(pair, tuple) and len(pair) == 2 and pair[0] not in _LOADING
+            for pair in self.backbone_args
+        )
+        _require(own, self, "backbone_args", "(name, value) pairs that load no weights")
 
     def to_json(self) -> str:
         """The configuration as JSON text, one key per field."""
@@ -245,7 +269,7 @@ class ModelConfig:
             InputError: the text is not JSON, or a field is unknown, missing or of a wrong kind.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise InputError(f"{where}: not valid JSON ({error})") from None
         if not isinstance(values, dict):
@@ -272,12 +296,12 @@ def _coerce(key: str, value: Any, example: Any, where: str) -> Any:
     if isinstance(example, bool) or isinstance(value, bool):
         fits = isinstance(example, bool) and isinstance(value, bool)
     elif isinstance(example, float):
-        fits = isinstance(value, (int, float))
+        fits = is_number(value)
     else:
         fits = isinstance(value, type(example))
     if not fits:
-        kind = type(example).__name__
-        raise InputError(f"{where}: field {key!r} is {value!r}, expected a {kind}")
+        kind = "finite number" if isinstance(example, float) else type(example).__name__
+        raise InputError(f"{where}: field {key!r} is {value!r:.80}, expected a {kind}")
     return float(value) if isinstance(example, float) else value
 
 
@@ -289,4 +313,5 @@ def _as_tuple(value: Any) -> Any:
 def _require(condition: bool, config: ModelConfig, field: str, allowed: str) -> None:
     """Raise an InputError naming the field, its value and what is allowed."""
     if not condition:
-        raise InputError(f"ModelConfig.{field} is {getattr(config, field)!r}; allowed: {allowed}")
+        value = getattr(config, field)
+        raise InputError(f"ModelConfig.{field} is {value!r:.80}; allowed: {allowed}")

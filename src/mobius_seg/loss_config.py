@@ -1,11 +1,11 @@
 """Weights and switches of the losses, as data."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number
 
 ClassLoss = Literal["mal", "varifocal", "focal"]
 CLASS_LOSSES: tuple[str, ...] = get_args(ClassLoss)
@@ -125,9 +125,9 @@ def _check_ranges(config: object, ranges: Mapping[str, tuple[float, float]]) -> 
     """Numbers in their ranges, or an InputError that names the first that is not."""
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
-        if not (math.isfinite(value) and low <= value <= high):
+        if not (is_number(value) and low <= value <= high):
             raise InputError(
-                f"{type(config).__name__}.{name} is {value!r}; allowed: {low:g} to {high:g}"
+                f"{type(config).__name__}.{name} is {value!r:.60}; allowed: {low:g} to {high:g}"
             )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mobius_seg.checkpoint import POINTS_FILE, WEIGHTS_FILE, weights_digest
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.json_values import is_number, parse_json
 from mobius_seg.pruning import PruningPolicy
 
 FULL = "full"
@@ -78,7 +80,7 @@ class OperatingPoints:
         """See that the policies are those of a network of this configuration.
 
         Raises:
-            InputError: a policy reaches beyond it.
+            InputError: a policy, or what was measured of it, reaches beyond it.
         """
         depth, queries = config.decoder_layers, config.queries
         for name, point in (*self.points.items(), *self.graphs.items()):
@@ -93,6 +95,13 @@ class OperatingPoints:
                         f"{where}: {field_name} of point {name!r} says {value}, but model"
                         f" {config.name!r} has {queries} queries and {depth} layers"
                     )
+            counts = [point.measured.get(queries_key(stage)) for stage in range(depth + 1)]
+            known = [count for count in counts if count is not None]
+            if any(after > before for before, after in pairwise([queries, *known, 0])):
+                raise InputError(
+                    f"{where}: queries measured at point {name!r} are {known!r:.60}; allowed:"
+                    f" 0 to {queries}, stage by stage never more"
+                )
 
     def check_scale(self, calibration: str | None, weights: str, where: str) -> None:
         """See that floors are read against the scores they were learned on.
@@ -152,7 +161,7 @@ def load_points(folder: Path, config: ModelConfig) -> OperatingPoints:
     if not path.exists():
         return OperatingPoints.only_full()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     keys = ("format", "conditions", "points")
@@ -173,6 +182,8 @@ def load_points(folder: Path, config: ModelConfig) -> OperatingPoints:
     if points[FULL].policy.form != FULL:
         raise InputError(f"{path}: the policy of {FULL!r} prunes")
     for name, point in graphs.items():
+        if name == FULL or name not in points:
+            raise InputError(f"{path}: {name!r} among 'graphs' is none of the points that prune")
         if point.policy.form not in (FULL, "static"):
             raise InputError(f"{path}: the policy of {name!r} among 'graphs' is not static")
     found.check(config, str(path))
@@ -184,12 +195,9 @@ def _point(entry: object, where: str) -> OperatingPoint:
     if not isinstance(entry, dict) or set(entry) != {"policy", "measured"}:
         raise InputError(f"{where}: expected an object with policy, measured")
     measured = entry["measured"]
-    fits = isinstance(measured, dict) and all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        for value in measured.values()
-    )
-    if not fits:
-        raise InputError(f"{where}: 'measured' must hold numbers")
+    values = measured.values() if isinstance(measured, dict) else (measured,)
+    if not isinstance(measured, dict) or not all(v is None or is_number(v) for v in values):
+        raise InputError(f"{where}: 'measured' must hold finite numbers")
     return OperatingPoint(PruningPolicy.from_dict(entry["policy"], where), measured)
 
 
@@ -216,8 +224,7 @@ def layer_queries(config: ModelConfig, name: str, point: OperatingPoint) -> tupl
     if policy.form != "adaptive":
         runs = range(1, policy.depth(depth) + 1)
         caps = [float(policy.cap(layer, config.queries)) for layer in runs]
-        first = caps[0] if caps else float(config.queries)
-        return (first, *caps, *[0.0] * (depth - len(caps)))
+        return (float(policy.cap(1, config.queries)), *caps, *[0.0] * (depth - len(caps)))
     measured = [point.measured.get(queries_key(stage)) for stage in range(depth + 1)]
     found = tuple(float(value) for value in measured if value is not None)
     if len(found) <= depth or not found[0] > 0:

@@ -6,7 +6,6 @@ the decoder layers.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number, parse_json
 
 REFIT = "delete the file, or fit it again with mobius-seg calibrate"
 
@@ -155,8 +155,8 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
         InputError: it is something else.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{where}: not valid JSON ({error}); {REFIT}") from None
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(values).__name__}; {REFIT}")
@@ -175,8 +175,3 @@ def read_field(values: object, key: str, kind: Any, where: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(f"{where}: field {key!r} is of the wrong kind ({value!r:.40}); {REFIT}")
     return value
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

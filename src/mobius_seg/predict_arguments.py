@@ -6,6 +6,28 @@ import torch
 from mobius_seg.errors import InputError
 
 SIZE_LIMITS = (32, 8192)
+_MOST = 2**63 - 1  # what a tensor's row can be numbered by
+
+
+def check_size(size: object) -> None:
+    """Check the longest side of the input.
+
+    Raises:
+        InputError: it is no side in pixels that a network takes.
+    """
+    low, high = SIZE_LIMITS
+    if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
+        raise InputError(f"size is {size!r:.40}; allowed: whole numbers from {low} to {high}")
+
+
+def check_limit(limit: object) -> None:
+    """Check how many pictures of a data set are used.
+
+    Raises:
+        InputError: it is neither a whole number from 1 nor None, for all of them.
+    """
+    if limit is not None and (not _is_whole(limit) or limit < 1):  # type: ignore[operator]
+        raise InputError(f"limit is {limit!r:.40}; allowed: a whole number of at least 1")
 
 
 def check_arguments(
@@ -22,9 +44,7 @@ def check_arguments(
     Raises:
         InputError: names the number and what is allowed.
     """
-    low, high = SIZE_LIMITS
-    if not _is_whole(size) or not low <= size <= high:  # type: ignore[operator]
-        raise InputError(f"size is {size!r}; allowed: whole numbers from {low} to {high}")
+    check_size(size)
     if not isinstance(calibrated, bool):
         raise InputError(f"calibrated is {calibrated!r}; allowed: True or False")
     for field, value in (("threshold", threshold), ("nms_iou", nms_iou)):
@@ -32,16 +52,16 @@ def check_arguments(
             continue
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise InputError(f"{field} is {value!r}; allowed: 0 to 1")
-        if not 0.0 <= float(value) <= 1.0:
-            raise InputError(f"{field} is {value!r}; allowed: 0 to 1")
+        if not 0 <= value <= 1:
+            raise InputError(f"{field} is {value!r:.40}; allowed: 0 to 1")
     counts = {
         "max_instances": max_instances,
         "batch_size": batch,
         "names_per_instance": names_per_instance,
     }
     for field, value in counts.items():
-        if not _is_whole(value) or value < 1:  # type: ignore[operator]
-            raise InputError(f"{field} is {value!r}; allowed: whole numbers from 1")
+        if not _is_whole(value) or not 1 <= value <= _MOST:  # type: ignore[operator]
+            raise InputError(f"{field} is {value!r:.40}; allowed: whole numbers from 1")
 
 
 def _is_whole(value: object) -> bool:

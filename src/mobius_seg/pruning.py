@@ -26,6 +26,7 @@ import numpy as np
 from torch import Tensor
 
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number, parse_json
 
 
 class StageMaps(Protocol):
@@ -75,27 +76,29 @@ class PruningPolicy:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
+        for name in ("keep", "thresholds", "floors"):
+            self._require(_listed(getattr(self, name)), name, "a tuple, of one entry too")
         self._require(all(_whole(k, 1) for k in self.keep), "keep", "whole numbers from 1")
         self._require(self.layers is None or _whole(self.layers, 0), "layers", "0 or more, or None")
         self._require(_whole(self.least, 1), "least", "a whole number from 1")
-        ascending = all(_number(t) for t in self.thresholds) and sorted(set(self.thresholds)) == [
+        ascending = all(is_number(t) for t in self.thresholds) and sorted(set(self.thresholds)) == [
             *self.thresholds
         ]
         self._require(ascending, "thresholds", "ascending finite numbers")
-        fits = all(len(row) == len(self.thresholds) > 0 for row in self.floors)
+        fits = all(_listed(row) and len(row) == len(self.thresholds) > 0 for row in self.floors)
         self._require(
-            fits and all(_number(floor) for row in self.floors for floor in row),
+            fits and all(is_number(floor) for row in self.floors for floor in row),
             "floors",
             "one finite number for each of thresholds, for each stage",
         )
-        settles = self.settle is None or (_number(self.settle) and self.settle >= 0)
+        settles = self.settle is None or (is_number(self.settle) and self.settle >= 0)
         self._require(settles, "settle", "a number from 0, or None")
-        self._require(_number(self.sure), "sure", "a finite number")
+        self._require(is_number(self.sure), "sure", "a finite number")
 
     @classmethod
     def static(cls, keep: Sequence[int] = (), layers: int | None = None) -> Self:
         """Fixed shapes: the same number of queries and layers for every image."""
-        return cls(keep=tuple(keep), layers=layers)
+        return cls(keep=tuple(keep) if _listed(keep) else keep, layers=layers)  # type: ignore[arg-type]
 
     @property
     def form(self) -> Form:
@@ -164,7 +167,8 @@ class PruningPolicy:
         if not isinstance(values, dict):
             raise InputError(f"{where}: expected a JSON object, got {type(values).__name__}")
         known = [field.name for field in dataclasses.fields(cls)]
-        for key in [*sorted(set(values) - set(known)), *sorted(set(known) - set(values))]:
+        unknown = sorted(set(values) - set(known), key=str)
+        for key in [*unknown, *sorted(set(known) - set(values))]:
             problem = "is missing" if key in known else "is unknown"
             raise InputError(f"{where}: field {key!r} {problem}; allowed: {', '.join(known)}")
         for key in ("keep", "thresholds", "floors"):
@@ -186,7 +190,7 @@ class PruningPolicy:
             InputError: the text is not JSON or no policy.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise InputError(f"{where}: not valid JSON ({error})") from None
         return cls.from_dict(values, where)
@@ -221,11 +225,9 @@ def change(
     return float((weight_Q * step_Q).sum() / weight_Q.sum())
 
 
+def _listed(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def _whole(value: object, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return math.isfinite(value)

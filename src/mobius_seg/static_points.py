@@ -22,6 +22,7 @@ from mobius_seg.checkpoint import POINTS_FILE, find_folder, read_config
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.json_values import parse_json
 from mobius_seg.operating_points import (
     FULL,
     OperatingPoint,
@@ -100,7 +101,7 @@ def read_static_points(path: Path | None = None) -> StaticPoints:
     if not path.exists():
         return StaticPoints()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict) or set(values) != set(_KEYS) or values["format"] != _FORMAT:

@@ -23,6 +23,7 @@ from rich.progress import track
 from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
 from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
+from mobius_seg.json_values import is_number
 from mobius_seg.operating_points import (
     CALIBRATION_KEY,
     FULL,
@@ -30,6 +31,7 @@ from mobius_seg.operating_points import (
     OperatingPoints,
     queries_key,
 )
+from mobius_seg.predict_arguments import check_limit, check_size
 from mobius_seg.predictor import Predictor
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_candidates import Candidate, candidates, static_candidates
@@ -86,12 +88,21 @@ def tune(
     Raises:
         InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
     """
-    coco, folder, rows = _open(annotations, images, loss, metric, limit)
-    if not 0 <= margin <= 10:
-        raise InputError(f"margin is {margin!r}; allowed: 0 to 10 standard errors")
-    if form not in FORMS:
-        raise InputError(f"form is {form!r}; allowed: {', '.join(FORMS)}")
-    size = size or predictor.config.input_size
+    for what, value, known in (("metric", metric, METRICS), ("form", form, FORMS)):
+        if value not in known:
+            raise InputError(f"{what} is {value!r}; allowed: {', '.join(known)}")
+    if not is_number(margin) or not 0 <= margin <= 10:
+        raise InputError(f"margin is {margin!r:.40}; allowed: 0 to 10 standard errors")
+    if not is_number(loss) or not 0 <= loss <= 100:
+        raise InputError(f"loss is {loss!r:.40}; allowed: 0 to 100 points")
+    size = predictor.config.input_size if size is None else size
+    check_size(size)
+    coco, folder, rows = _open(annotations, images, limit)
+    if margin and len(rows) < 2:
+        raise InputError(
+            f"{annotations}: of one picture a loss has no standard error; allowed: two pictures or"
+            " more, or margin 0"
+        )
     records = [
         record_image(predictor, coco, folder, row, size)
         for row in _track(rows, "full decoder", progress)
@@ -126,13 +137,10 @@ def tune(
 
 
 def _open(
-    annotations: str | Path, images: str | Path, loss: float, metric: str, limit: int | None
+    annotations: str | Path, images: str | Path, limit: int | None
 ) -> tuple[CocoData, Path, range]:
-    """Check the arguments of :func:`tune`: data set, folder and rows."""
-    if metric not in METRICS:
-        raise InputError(f"metric is {metric!r}; allowed: {', '.join(METRICS)}")
-    if not 0 <= loss <= 100:
-        raise InputError(f"loss is {loss!r}; allowed: 0 to 100 points")
+    """The data set of :func:`tune`, folder and rows, checked: every loss can be measured on it."""
+    check_limit(limit)
     coco, folder = read_coco(annotations), Path(images)
     coco.check_held_out("tuning")
     rows = range(len(coco.images))[:limit]
@@ -140,6 +148,12 @@ def _open(
         raise InputError(f"{folder}: no such folder of pictures")
     for row in rows:
         picture_path(coco.images[row], folder)
+        for annotation in (coco.annotations[i] for i in coco.by_image[row]):
+            if annotation.segmentation is None and not annotation.crowd:
+                raise InputError(
+                    f"{annotations}: annotation id {annotation.id} has no mask, and without it"
+                    " no loss can be measured; allowed: a mask for every object"
+                )
     return coco, folder, rows
 
 

@@ -286,6 +286,11 @@ def test_data_that_nothing_can_be_fitted_to(
         calibrate(predictor, data_set / "annotations.json", tmp_path / "no", weights_sha256="")
     with pytest.raises(InputError, match="limit is 0"):
         calibrate(predictor, data_set / "annotations.json", data_set, weights_sha256="", limit=0)
+    for size in (7, 9000, "64"):
+        with pytest.raises(InputError, match=f"size is {size!r}; allowed: whole numbers from 32"):
+            calibrate(
+                predictor, data_set / "annotations.json", data_set, weights_sha256="", size=size
+            )
 
 
 def test_stored_files_are_whole_or_not_there(calibrated_folder: Path, tmp_path: Path) -> None:

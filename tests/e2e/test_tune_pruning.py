@@ -31,7 +31,7 @@ from mobius_seg.pruning_record import (
     simulate,
     true_positives,
 )
-from mobius_seg.tune_pruning import Measurement, _Runs, losses
+from mobius_seg.tune_pruning import Measurement, _Runs, losses, tune
 
 pytestmark = pytest.mark.slow
 
@@ -310,6 +310,29 @@ def test_floors_between_level_scores_still_drop(records: list[ImageRecord]) -> N
     ]
     for row, wanted in zip(learn_floors(level, 0.5), learn_floors(records, 0.5), strict=True):
         np.testing.assert_allclose((np.array(row) - 0.6) * 1e9, wanted, atol=1e-4)
+
+
+def test_data_and_numbers_that_no_loss_can_be_measured_with(
+    data: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    path = data / "annotations.json"
+    for changes, said in (
+        ({"size": 7}, "size is 7; allowed: whole numbers from 32"),
+        ({"size": 0}, "size is 0; allowed"),
+        ({"size": 9000}, "size is 9000; allowed"),
+        ({"limit": 0}, "limit is 0; allowed"),
+        ({"limit": -1}, "limit is -1; allowed"),
+        ({"limit": 1}, "of one picture a loss has no standard error"),
+        ({"margin": None}, "margin is None; allowed: 0 to 10"),
+        ({"loss": "0.3"}, "loss is '0.3'; allowed: 0 to 100"),
+    ):
+        with pytest.raises(InputError, match=said):
+            tune(predictor, path, data, progress=False, **changes)  # type: ignore[arg-type]
+    content = json.loads(path.read_text())
+    del content["annotations"][3]["segmentation"]
+    (tmp_path / "part.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"part\.json: annotation id 4 has no mask"):
+        tune(predictor, tmp_path / "part.json", data, progress=False)
 
 
 def test_tune_pruning_from_the_command_line(

@@ -74,6 +74,11 @@ def test_plain_vit_gets_a_pyramid() -> None:
         backbone.freeze(8)
 
 
+def test_a_pyramid_is_for_maps_at_stride_16() -> None:
+    with pytest.raises(InputError, match=r"pyramid is True.*at stride 32"):
+        Backbone(replace(get_preset("mobius-test"), pyramid=True))
+
+
 @torch.no_grad()
 def test_pyramid_steps() -> None:
     """ViTDet's: 1x1, then 2x2 transposed convolutions upwards and pooling downwards."""

@@ -48,7 +48,11 @@ def test_budgets_are_read(text: str, amount: float, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "gmac", "-1gmac", "0ms", "1.5layers", "1e3ms", "nanms", "2 gflops", 3, None]
+    "text",
+    [
+        *("", "3", "gmac", "-1gmac", "0ms", "1.5layers", "1e3ms", "nanms", "2 gflops", 3, None),
+        *("9" * 400 + "layers", "9" * 400 + "gmac", "0." + "0" * 300 + "1gmac", ["3layers"]),
+    ],
 )
 def test_bad_budgets_are_one_line(text: object) -> None:
     with pytest.raises(

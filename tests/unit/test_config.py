@@ -46,6 +46,23 @@ def config(**changes: Any) -> ModelConfig:
         ("token_strides", (4, 8)),  # stride 4 has mask features, no tokens
         ("memory_strides", ()),
         ("memory_strides", (128,)),
+        ("token_strides", (8, 8)),
+        ("width", 36),  # positions of four numbers, half sines and half cosines: 32 of 36
+        ("image_mean", (0.5, 0.5)),
+        ("image_mean", (0.5, 0.5, "0.5")),
+        ("image_mean", (0.5, 0.5, float("nan"))),
+        ("image_std", (0.0, 0.5, 0.5)),
+        ("image_std", (-0.5, 0.5, 0.5)),
+        ("image_std", (0.5,) * 4),
+        ("initial_scale", 0.0),
+        ("max_scale", -1.0),
+        ("max_scale", float("nan")),
+        ("gate_init", float("inf")),
+        ("prior_logit", 1e308),
+        ("backbone_args", (1,)),
+        ("backbone_args", (("depth",),)),
+        ("backbone_args", (("checkpoint_path", "weights.pth"),)),
+        ("backbone_args", (("pretrained", True),)),
     ],
 )
 def test_refuses_and_says_what_is_allowed(field: str, value: Any) -> None:
@@ -89,6 +106,10 @@ def test_json_gives_back_the_same_types(tmp_path: Path) -> None:
         ('{"name": "a", "backbone": "b", "pyramid": 1}', "'pyramid' is 1"),
         ('{"name": "a", "backbone": "b", "token_strides": 8}', "'token_strides' is 8"),
         ('{"name": "a", "backbone": "b", "width": 30}', "ModelConfig.width is 30"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"name": "a", "name": "b", "backbone": "b"}', "'name' stands there twice"),
+        ('{"name": "a", "backbone": "b", "gate_init": NaN}', "'gate_init' is nan, expected a fin"),
+        (f'{{"name": "a", "backbone": "b", "gate_init": {"9" * 400}}}', "of 400 digits"),
     ],
 )
 def test_json_that_is_not_a_configuration(text: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Learning rate, parameter groups, averaged weights and the plan of a step."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,26 @@ def test_plan_is_repeatable_and_keeps_enough() -> None:
         assert max(keep) <= model.queries
         assert list(keep) == sorted(keep, reverse=True)
     assert len(np.unique([keep[0] for keep in kept])) > 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 10**400}, "steps is 1000"),
+        ({"steps": 2.5}, r"steps is 2\.5; allowed: whole numbers"),
+        ({"batch_size": 1.5}, r"batch_size is 1\.5; allowed: whole numbers"),
+        ({"lr": 10**400}, "lr is 1000"),
+        ({"seed": 10**400}, "seed is 1000"),
+        ({"negatives": (1,)}, "two rising counts"),
+        ({"negatives": (1, 10**12)}, "two rising counts"),
+        ({"sizes": ((0.0, 64), (float("nan"), 96))}, "rising fractions"),
+        ({"sizes": ((0.0, 3_200_000), (0.5, 96))}, "multiples of 32 up to 8192"),
+    ],
+)
+def test_numbers_that_no_run_can_have(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        TrainConfig(**{"preset": "mobius-test", "out": Path("unused"), "steps": 10, **changes})
+    assert len(str(caught.value)) < 200
 
 
 def test_parse_sizes() -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,7 +93,17 @@ def test_table_answers_in_both_directions() -> None:
     assert tuple(TABLE.expected_precision(score) for score in scores) == wanted
 
 
-@pytest.mark.parametrize("bad", [0, 1.5, "0.9", True, float("nan"), None])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_scores_of_results_are_numbers_too(kind: Any) -> None:
+    assert TABLE.expected_precision(kind(0.5)) == TABLE.expected_precision(0.5)
+    assert TABLE.threshold_for(kind(0.5)) == TABLE.threshold_for(0.5)
+    with pytest.raises(InputError, match="score is"):
+        TABLE.expected_precision(kind("nan"))
+    with pytest.raises(InputError, match="score is"):
+        TABLE.expected_precision(np.array([0.5]))
+
+
+@pytest.mark.parametrize("bad", [0, 1.5, "0.9", True, float("nan"), None, 10**400])
 def test_precision_that_cannot_be_meant(bad: Any) -> None:
     with pytest.raises(InputError, match="precision is"):
         TABLE.threshold_for(bad)
@@ -152,6 +163,9 @@ def _change(*keys: str | int, value: Any = None, drop: bool = False) -> str:
         (_change("modes", "names", "stages", 1, "knots", value=[1, 2]), "stage 1: knots"),
         (_change("modes", "names", "stages", 1, "knots", value=[[0, 0], [1, None]]), "knots"),
         (_change("modes", "names", "stages", 1, "knots", 0, value=["a", "b"]), "knots"),
+        (_change("modes", "names", "stages", 1, "temperature", value=10**400), "401 digits"),
+        (_change("fitted_on", value={"loss": float("nan")}), "'fitted_on' holds a number that"),
+        ('{"format": 1, "format": 1}', "'format' stands there twice"),
         (_change("modes", "names", "precision", "thresholds", value=[0.9]), "equally long"),
         (_change("weights_sha256", value=5), "wrong kind"),
     ],

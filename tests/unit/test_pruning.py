@@ -282,6 +282,9 @@ def test_json_round_trip() -> None:
         (ADAPTIVE.to_json().replace('"layers": 3', '"layers": -1'), "layers is -1"),
         (ADAPTIVE.to_json().replace("0.05", "NaN"), "settle is nan"),
         (PruningPolicy().to_json().replace('"keep": []', '"keep": 3'), "'keep' is 3"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"least": 1, "least": 2}', "'least' stands there twice"),
+        (ADAPTIVE.to_json().replace("0.05", "9" * 400), "a whole number of 400 digits"),
     ],
 )
 def test_bad_policies_are_named(text: str, said: str) -> None:
@@ -289,6 +292,33 @@ def test_bad_policies_are_named(text: str, said: str) -> None:
         PruningPolicy.from_json(text, "here.json")
     assert "here.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"keep": 5}, "keep is 5"),
+        ({"keep": "34"}, "keep is '34'"),
+        ({"thresholds": None}, "thresholds is None"),
+        ({"floors": 0.5}, "floors is 0.5"),
+        ({"thresholds": (0.5,), "floors": (0.1,)}, "floors is"),
+        ({"thresholds": (0.5,), "floors": ((10**400,),)}, "floors is"),
+        ({"settle": 10**400}, "settle is 1000"),
+        ({"sure": 10**400}, "sure is 1000"),
+    ],
+)
+def test_policies_of_the_wrong_kind_are_named(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=rf"PruningPolicy\.{said}.*; allowed") as caught:
+        PruningPolicy(**fields)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_number_is_no_schedule() -> None:
+    with pytest.raises(InputError, match="keep is 5; allowed"):
+        PruningPolicy.static(5)  # type: ignore[arg-type]
+    assert PruningPolicy.static(range(9, 6, -1)) == PruningPolicy(keep=(9, 8, 7))
+    with pytest.raises(InputError, match="field 1 is unknown"):
+        PruningPolicy.from_dict({1: 2, "more": 3})
 
 
 def test_floors_must_fit_their_thresholds() -> None:

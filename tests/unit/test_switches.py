@@ -69,6 +69,7 @@ def test_texts_become_overrides() -> None:
         ("pull=-1", r"LossConfig.pull is -1.0; allowed: 0 to"),
         ("points.count=0", r"PointConfig.count is 0; allowed: 1 to"),
         ("dense_tokens=1.5", "a whole number"),
+        ("dense_tokens=" + "9" * 400, "a whole number"),
     ],
 )
 def test_bad_losses_are_named(text: str, message: str) -> None:
@@ -85,11 +86,21 @@ def test_bad_losses_are_named(text: str, message: str) -> None:
         ("input_size=64", "decided by --size"),
         ("width=wide", "a whole number"),
         ("backbone_args=1", "from Python only"),
+        ("width=" + "9" * 400, "a whole number"),
     ],
 )
 def test_bad_options_are_named(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_overrides([text])
+
+
+def test_an_option_that_is_given_twice_says_two_things() -> None:
+    with pytest.raises(InputError, match="--loss: field 'mask' is given twice"):
+        parse_loss(["mask=1", "box=2", "mask=1"])
+    with pytest.raises(InputError, match=r"field 'points\.count' is given twice"):
+        parse_loss(["points.count=12", "points.count=13"])
+    with pytest.raises(InputError, match="--model-option: field 'width' is given twice"):
+        parse_overrides(["width=32", "width=64"])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +111,7 @@ def test_bad_options_are_named(text: str, message: str) -> None:
         ({"width": "wide"}, "expected a int"),
         ({"width": 33}, "ModelConfig.width is 33"),
         ({"gate_init": float("nan")}, "finite"),
+        ({"gate_init": 10**400}, "expected a finite number"),
         ({"fusion": "everywhere"}, "allowed: bottleneck, levels"),
     ],
 )

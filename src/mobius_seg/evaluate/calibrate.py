@@ -32,6 +32,7 @@ from mobius_seg.evaluate.stage_scores import StageScores, collect
 from mobius_seg.files import atomic_path
 from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.posthoc_fit import fit_precision_table, fit_stage_map
+from mobius_seg.predict_arguments import check_limit, check_size
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
@@ -69,7 +70,7 @@ def calibrate(
         InputError: the file or a picture cannot be used, it is federated or of a split that
             training or testing uses, or nothing in it can be fitted to.
     """
-    coco, rows = _read(annotations, images, limit)
+    coco, rows = _read(annotations, images, limit, size)
     coco.check_held_out("calibration")
     coco.check_exhaustive()
     if all(coco.annotations[i].crowd for row in rows for i in coco.by_image[row]):
@@ -163,7 +164,7 @@ def calibration_report(
         raise InputError(
             f"calibration is not defined in mode {mode!r}; allowed: {', '.join(MODES)}"
         )
-    coco, rows = _read(annotations, images, limit)
+    coco, rows = _read(annotations, images, limit, size)
     shown = _track(rows, "stages", progress)
     named = mode == NAMES
     scores = collect(predictor, coco, Path(images), shown, named=named, asked=asked, size=size)
@@ -317,11 +318,12 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _read(
-    annotations: str | Path, images: str | Path, limit: int | None
+    annotations: str | Path, images: str | Path, limit: int | None, size: int | None
 ) -> tuple[CocoData, Sequence[int]]:
     """The data set and the pictures to use, all of which are there."""
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise InputError(f"limit is {limit!r}; allowed: a whole number of at least 1")
+    check_limit(limit)
+    if size is not None:
+        check_size(size)
     coco, folder = read_coco(annotations), Path(images)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import parse_json
 
 Kind = Literal["composed", "coco"]
 Supervision = Literal["masks", "boxes", "agnostic", "expressions"]
@@ -24,6 +25,8 @@ _CHOICES = {
 }
 _PATHS = ("annotations", "images", "expressions")
 
+MOST = 1e9
+"""Highest ratio of a source, and share of a stage: sums of them stay finite."""
 BLOCK = 1000
 """Samples in which every source comes exactly as often as its ratio says."""
 
@@ -63,8 +66,8 @@ class Source:
             value = getattr(self, name)
             if value not in choices and not (name == "names" and value is None):
                 raise InputError(f"Source.{name} is {value!r}; allowed: {', '.join(choices)}")
-        if not (math.isfinite(self.ratio) and self.ratio > 0):
-            raise InputError(f"Source.ratio is {self.ratio!r}; allowed: finite, above 0")
+        if not 0 < self.ratio <= MOST:
+            raise InputError(f"Source.ratio is {self.ratio!r:.60}; allowed: above 0 to {MOST:g}")
         coco = self.kind == "coco"
         for name in ("annotations", "images"):
             if (getattr(self, name) is not None) != coco:
@@ -151,10 +154,10 @@ def read_object(file: Path, allowed: Sequence[str]) -> dict[str, Any]:
         InputError: the file cannot be read, is no such object, or has another field.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
+        data = parse_json(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{file}: not valid JSON ({str(error)[:100]})") from None
     if not isinstance(data, dict):
         fields = ", ".join(allowed)

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from mobius_seg.errors import InputError
 from mobius_seg.train.mixture import (
+    MOST,
     Source,
     build,
     check_fields,
@@ -22,6 +23,8 @@ from mobius_seg.train.mixture import (
 )
 
 Schedule = Literal["stage", "run"]
+LARGEST = 8192
+"""Longest side of pictures in pixels, as of a model's input (config.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,10 @@ class Stage:
         """
         for field in ("share", "lr"):
             value = getattr(self, field)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"Stage.{field} is {value!r}; allowed: finite, above 0")
-        if self.size is not None and (self.size < 32 or self.size % 32):
-            raise InputError(f"Stage.size is {self.size}; allowed: multiples of 32")
+            if not 0 < value <= MOST:
+                raise InputError(f"Stage.{field} is {value!r:.60}; allowed: above 0 to {MOST:g}")
+        if self.size is not None and (not 32 <= self.size <= LARGEST or self.size % 32):
+            raise InputError(f"Stage.size is {self.size}; allowed: multiples of 32 up to {LARGEST}")
         if self.warmup is not None and self.warmup < 0:
             raise InputError(f"Stage.warmup is {self.warmup}; allowed: 0 or more")
         if not all(isinstance(name, str) and name for name in self.frozen):

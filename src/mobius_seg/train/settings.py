@@ -2,8 +2,8 @@
 
 import bisect
 import dataclasses
+import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any, Literal
 from mobius_seg.checkpoint import find_folder, read_config
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number
 from mobius_seg.loss_config import LossConfig
 from mobius_seg.presets import get_preset
 from mobius_seg.train.mixture import Source, check_ratios
-from mobius_seg.train.recipe import Recipe
+from mobius_seg.train.recipe import LARGEST, Recipe
 from mobius_seg.train.switches import override
 
 _ABOVE_ZERO = (
@@ -37,6 +38,19 @@ _FROM_ZERO = (
     "snapshot_steps",
     "seed",
 )
+
+_WHOLE = (
+    "steps",
+    "batch_size",
+    "log_steps",
+    "workers",
+    "threads",
+    "warmup",
+    "snapshot_steps",
+    "seed",
+    "freeze_stride",
+)
+_MOST_NEGATIVES = 10**6
 
 BACKBONE_FILE = "backbone.safetensors"  # what ``mobius-seg pretrain`` leaves in its folder
 PRETRAINING_FILE = "pretraining.json"  # and what stands beside it
@@ -167,17 +181,22 @@ class TrainConfig:
         check_positive(self, _ABOVE_ZERO)
         for name in _FROM_ZERO:
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"TrainConfig.{name} is {value!r}; allowed: finite, 0 or more")
+            if not (is_number(value) and value >= 0):
+                raise InputError(f"TrainConfig.{name} is {value!r:.60}; allowed: finite, 0 or more")
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise InputError(f"TrainConfig.{name} is {value!r:.60}; allowed: whole numbers")
         for name, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
             if getattr(self, name) > limit:
                 raise InputError(
                     f"TrainConfig.{name} is {getattr(self, name)}; allowed: 0 to {limit}"
                 )
-        low, high = self.negatives
-        if not 0 <= low <= high:
+        counts = [count for count in self.negatives if isinstance(count, int)]
+        if len(counts) != 2 or not 0 <= counts[0] <= counts[1] <= _MOST_NEGATIVES:
             raise InputError(
-                f"TrainConfig.negatives is {self.negatives!r}; allowed: two rising counts from 0"
+                f"TrainConfig.negatives is {self.negatives!r:.60}; allowed: two rising counts from"
+                f" 0 to {_MOST_NEGATIVES}"
             )
         if self.ema == 1:
             raise InputError("TrainConfig.ema is 1, an average that never moves; allowed: below 1")
@@ -185,13 +204,17 @@ class TrainConfig:
     def _check_sizes(self) -> None:
         """Sizes are multiples of 32 that set in at rising fractions of the steps."""
         starts = [start for start, _ in self.sizes]
-        if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
+        rising = all(before < after for before, after in itertools.pairwise([*starts, 1]))
+        if not starts or starts[0] != 0 or not rising:
             raise InputError(
-                f"TrainConfig.sizes is {self.sizes!r}; allowed: rising fractions, the first 0"
+                f"TrainConfig.sizes is {self.sizes!r:.80}; allowed: rising fractions, the first 0"
             )
         for _, size in self.sizes:
-            if size < 32 or size % 32:
-                raise InputError(f"TrainConfig.sizes has side {size}; allowed: multiples of 32")
+            if not 32 <= size <= LARGEST or size % 32:
+                raise InputError(
+                    f"TrainConfig.sizes has side {size!r:.40}; allowed: multiples of 32 up to"
+                    f" {LARGEST}"
+                )
         if len(self.sizes) > 1 and self.steps is None:
             raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
 
@@ -287,9 +310,9 @@ def check_positive(config: object, fields: Sequence[str]) -> None:
     """
     for name in fields:
         value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is not None and not (is_number(value) and value > 0):
             raise InputError(
-                f"{type(config).__name__}.{name} is {value!r}; allowed: finite, above 0"
+                f"{type(config).__name__}.{name} is {value!r:.60}; allowed: finite, above 0"
             )
 
 
@@ -306,5 +329,5 @@ def parse_sizes(text: str) -> tuple[tuple[float, int], ...]:
         return tuple((float(start), int(size)) for size, start in pairs)
     except ValueError:
         raise InputError(
-            f"--size is {text!r}; allowed: a side such as 256, or 160@0,192@0.4,256@0.75"
+            f"--size is {text!r:.60}; allowed: a side such as 256, or 160@0,192@0.4,256@0.75"
         ) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number
 from mobius_seg.loss_config import LossConfig
 
 # What a run decides by other settings, or what states the result.
@@ -61,7 +62,7 @@ def parse_overrides(texts: Sequence[str] | None) -> dict[str, Any]:
         fields = _model_fields()
         if name in _DECIDED:
             override(ModelConfig(name="", backbone=""), {name: value})
-        _known("--model-option", name, fields)
+        _known("--model-option", name, fields, values)
         values[name] = _read(f"--model-option {name}", value, fields[name])
     return values
 
@@ -78,8 +79,8 @@ def parse_loss(texts: Sequence[str] | None) -> LossConfig:
     fields = flatten(dataclasses.asdict(config))
     for text in texts or ():
         name, value = _split("--loss", text, "class_loss=focal")
-        _known("--loss", name, fields)
         place = points if name.startswith("points.") else values
+        _known("--loss", name, fields, place)
         place[name.removeprefix("points.")] = _read(f"--loss {name}", value, fields[name])
     if points:
         values["points"] = dataclasses.replace(config.points, **points)
@@ -110,9 +111,11 @@ def _split(flag: str, text: str, example: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _known(flag: str, name: str, fields: Mapping[str, Any]) -> None:
+def _known(flag: str, name: str, fields: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     if name not in fields:
         raise InputError(f"{flag}: unknown field {name!r}; allowed: {', '.join(sorted(fields))}")
+    if name.removeprefix("points.") in given:
+        raise InputError(f"{flag}: field {name!r} is given twice; allowed: once")
 
 
 def _read(where: str, text: str, example: Any) -> Any:
@@ -132,6 +135,6 @@ def _read(where: str, text: str, example: Any) -> Any:
         value = type(example)(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{where} is {text!r}; allowed: {kind}")
+    if not is_number(value):
+        raise InputError(f"{where} is {text!r:.60}; allowed: {kind}")
     return value
