@@ -39,6 +39,14 @@ def positive(text: str) -> float:
     return value
 
 
+def from_zero(text: str) -> float:
+    """A finite number from 0."""
+    value = number(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number from 0")
+    return value
+
+
 def count(text: str) -> int:
     """A whole number from 1, of things that a machine can count through."""
     try:
