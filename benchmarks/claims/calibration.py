@@ -31,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measure import PRECISION, calibration
-from runs import TrainingRun, by_variant, parser, read_options, summary, work
+from runs import TrainingRun, by_variant, parser, read_options, run_script, summary, work
 from setting import Bench
 from starts import ALL
 
@@ -155,4 +155,4 @@ def verdict(entries: dict[str, Any], middle: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

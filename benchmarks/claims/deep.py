@@ -44,6 +44,7 @@ from runs import (
     perform,
     read_options,
     reserved,
+    run_script,
 )
 from setting import Bench
 from starts import ALL, BACKBONE
@@ -160,4 +161,4 @@ def _prune(run: TrainingRun, bench: Bench, threads: int, results: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

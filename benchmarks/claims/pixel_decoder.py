@@ -48,7 +48,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measure import PRECISION, precision
-from runs import TrainingRun, by_variant, parser, read_options, work
+from runs import TrainingRun, by_variant, parser, read_options, run_script, work
 from setting import LEAST_AP50, Bench
 from starts import BACKBONE
 
@@ -199,4 +199,4 @@ def verdict(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

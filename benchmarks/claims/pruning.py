@@ -36,6 +36,8 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from runs import run_script
+
 import mobius_seg
 from conditions import RESULTS, ROOT, conditions, store
 from mobius_seg.calibration_file import NAMES
@@ -43,7 +45,9 @@ from mobius_seg.data.coco import CocoData, load_sized, read_coco
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer
 from mobius_seg.jobs import Limits, read_instances, read_job
+from mobius_seg.option_kinds import count, threads
 from mobius_seg.planner import prompt_shape
+from mobius_seg.predict_arguments import check_size
 from mobius_seg.predictor import Predictor
 from mobius_seg.prompts import Prompt
 from mobius_seg.pruned_decoder import PrunedOutput, Ranker, decode, image_output
@@ -93,17 +97,20 @@ def main() -> None:
     parser.add_argument("--model", default="mobius-n", help="shipped model or folder of weights")
     parser.add_argument("--pack", type=Path, default=ROOT / "assets" / "pack.safetensors")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "val")
-    parser.add_argument("--calib", type=int, default=200, help="scenes that floors are learned on")
-    parser.add_argument("--limit", type=int, help="only the first so many val scenes")
+    parser.add_argument(
+        "--calib", type=count, default=200, help="scenes that floors are learned on"
+    )
+    parser.add_argument("--limit", type=count, help="only the first so many val scenes")
     parser.add_argument("--val", type=Path, help="another data set (a folder), for trials")
-    parser.add_argument("--size", type=int, help="input size, default the model's own")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", type=count, help="input size, default the model's own")
+    parser.add_argument("--threads", type=threads, default=2)
     parser.add_argument("--out", default="pruning", help="name of the results file")
-    parser.add_argument("--cells", type=int, help="stop after so many cells")
+    parser.add_argument("--cells", type=count, help="stop after so many cells")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = mobius_seg.load(options.model)
     size = options.size or model.config.input_size
+    check_size(size)
     name = Path(options.model).name
     experiment = Experiment(
         name=name,
@@ -445,4 +452,4 @@ def _run(model: Predictor, data: Data, mine: Values, cell: str) -> Values:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

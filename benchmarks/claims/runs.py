@@ -34,6 +34,8 @@ from conditions import RESULTS, ROOT, conditions, store
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
+from mobius_seg.option_kinds import count, from_zero, threads
+from mobius_seg.terminal import print_error
 from mobius_seg.train.loop import train
 from mobius_seg.train.settings import TrainConfig
 
@@ -119,7 +121,7 @@ def perform(run: TrainingRun, bench: Bench, options: argparse.Namespace) -> Valu
 
     Raises:
         KeyboardInterrupt: the time is up, or somebody pressed Ctrl-C; what is done is kept.
-        SystemExit: the folder holds a run of another plan.
+        InputError: the folder holds a run of another plan.
     """
     folder = run.folder(bench)
     settings = run.settings(bench, options)
@@ -192,14 +194,27 @@ def _check_plan(folder: Path, plan: Values) -> None:
     try:
         model = ModelConfig.from_json(json.dumps(stored["model"]), str(path))
     except InputError as error:
-        raise SystemExit(f"{error}; remove {folder}, or choose another --runs") from None
+        raise InputError(f"{error}; remove {folder}, or choose another --runs") from None
     stored["model"] = json.loads(model.to_json())
     differs = [key for key in plan if stored.get(key) != plan[key]]
     if differs:
-        raise SystemExit(
+        raise InputError(
             f"{folder}: was begun under another plan ({', '.join(differs)}; see plan.json); remove"
             " it, or choose another --runs"
         )
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Run a script; what its user did wrong is one line on standard error and exit code 2.
+
+    Args:
+        main: the script's.
+    """
+    try:
+        main()
+    except InputError as error:
+        print_error(error)
+        raise SystemExit(2) from None
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -212,15 +227,15 @@ def parser(text: str | None) -> argparse.ArgumentParser:
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     found.add_argument("--list", action="store_true", help="say what is done and what is left")
-    found.add_argument("--minutes", type=float, help="stop cleanly after so many minutes")
+    found.add_argument("--minutes", type=from_zero, help="stop cleanly after so many minutes")
     found.add_argument("--only", help="only these variants, by comma")
-    found.add_argument("--seeds", type=int, help="only the first so many seeds")
+    found.add_argument("--seeds", type=count, help="only the first so many seeds")
     found.add_argument("--pack", type=Path, default=ROOT / "assets" / "pack.safetensors")
     found.add_argument("--start", help="weights that runs start from, default the shipped ones")
     found.add_argument("--runs", type=Path, help="folder of all runs, default runs/claims")
     found.add_argument("--results", type=Path, help="folder of the result files")
-    found.add_argument("--threads", type=int, default=0 if torch.cuda.is_available() else 2)
-    found.add_argument("--workers", type=int, default=_workers(), help="processes that compose")
+    found.add_argument("--threads", type=_whole, default=0 if torch.cuda.is_available() else 2)
+    found.add_argument("--workers", type=_whole, default=_workers(), help="processes that compose")
     found.add_argument("--smoke", action="store_true", help="of seconds; figures mean nothing")
     return found
 
@@ -344,12 +359,16 @@ def list_runs(runs: Sequence[TrainingRun], bench: Bench) -> None:
 def chosen_runs(
     runs: Sequence[TrainingRun], bench: Bench, options: argparse.Namespace
 ) -> list[TrainingRun]:
-    """The runs that were asked for."""
+    """The runs that were asked for.
+
+    Raises:
+        InputError: no variant has a name that was given.
+    """
     variants = list(dict.fromkeys(run.variant for run in runs))
-    wanted = options.only.split(",") if options.only else variants
+    wanted = variants if options.only is None else options.only.split(",")
     unknown = [name for name in wanted if name not in variants]
     if unknown:
-        raise SystemExit(f"no variant {unknown[0]!r}; there are {', '.join(variants)}")
+        raise InputError(f"no variant {unknown[0]!r}; there are {', '.join(variants)}")
     seeds = bench.setting.seeds[: options.seeds]
     return [run for run in runs if run.variant in wanted and run.seed in seeds]
 
@@ -454,6 +473,11 @@ def summary(values: Sequence[float | None]) -> Values:
     spread = max(known) - min(known) if len(known) > 1 else None
     mean = statistics.fmean(known) if known else None
     return {"values": list(values), "mean": mean, "spread": spread}
+
+
+def _whole(text: str) -> int:
+    """A whole number from 0; of threads and workers 0 means a default."""
+    return 0 if text == "0" else threads(text)
 
 
 def _workers() -> int:

@@ -35,7 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measure import PRECISION, precision
-from runs import TrainingRun, by_variant, parser, read_options, work
+from runs import TrainingRun, by_variant, parser, read_options, run_script, work
 from setting import Bench
 from starts import BACKBONE
 
@@ -196,4 +196,4 @@ def verdict(entries: dict[str, Any], key: str = "mask_ap") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobius_seg.errors import InputError
+from mobius_seg.files import check_output
 from mobius_seg.terminal import print_warning
 
 if TYPE_CHECKING:
@@ -81,11 +82,17 @@ def warn_if_few(images: int) -> None:
 
 
 def check_eval_options(options: argparse.Namespace) -> None:
-    """Refuse calibration options of ``eval`` that cannot be meant, before anything runs.
+    """Refuse files and calibration options of ``eval`` that cannot be meant, before anything runs.
 
     Raises:
         InputError: names the option.
     """
+    for path, option in (
+        (options.out, "--out"),
+        (options.calibration_plot, "--calibration-plot"),
+    ):
+        if path is not None:
+            check_output(path, option, options.annotations, options.expressions)
     if not options.calibration:
         if options.calibration_plot is not None:
             raise InputError("--calibration-plot goes with --calibration")

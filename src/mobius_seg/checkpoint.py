@@ -215,6 +215,8 @@ def find_folder(name: str | Path) -> Path:
             )
         return SHIPPED / str(name)
     folder = Path(name)
+    if not str(name):
+        raise InputError("the model's name is empty; allowed: a shipped model or a model's folder")
     if folder.is_file():
         raise InputError(f"{folder}: is a file; give the folder that holds {WEIGHTS_FILE}")
     if not folder.is_dir():

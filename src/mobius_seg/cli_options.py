@@ -57,6 +57,12 @@ class Parser(argparse.ArgumentParser):
         """Raise an InputError instead of printing the usage."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse the empty path of an unset variable, which would be the working folder."""
+        if action.type is Path and not arg_string:
+            raise argparse.ArgumentError(action, "is empty; allowed: a path, . for this folder")
+        return super()._get_value(action, arg_string)
+
 
 class _Version(argparse.Action):
     """Prints the version; looks it up only then."""

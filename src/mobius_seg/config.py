@@ -32,7 +32,7 @@ _RANGES = (
     ("decoder_layers", 1, 64),
     ("input_size", 32, 8192),
     ("width", 8, 8192),
-    ("mask_width", 1, 8192),
+    ("mask_width", 2, 8192),
     ("heads", 1, 256),
     ("mixing_ffn", 1, 65_536),
     ("decoder_ffn", 1, 65_536),

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mobius_seg.errors import InputError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -29,6 +31,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, option: str, *read: Path | None) -> None:
+    """See, before the work, that a file can be written there and is none that is read.
+
+    Args:
+        path: of the file.
+        option: that named it.
+        read: files that the work reads.
+
+    Raises:
+        InputError: it is a folder or such a file, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; {option} names a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written, {above} is no folder to write in")
+    if os.path.realpath(path) in {os.path.realpath(file) for file in read if file is not None}:
+        raise InputError(f"{path}: is read too; {option} would write over it")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import math
 
+MAX_COUNT = 10**9
 MAX_THREADS = 1024
 
 
@@ -10,7 +11,7 @@ def fraction(text: str) -> float:
     """A finite number in 0..1."""
     value = number(text)
     if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number from 0 to 1")
     return value
 
 
@@ -18,7 +19,7 @@ def points(text: str) -> float:
     """A finite number from 0 to 100."""
     value = number(text)
     if not 0.0 <= value <= 100.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number from 0 to 100")
     return value
 
 
@@ -26,7 +27,7 @@ def margin(text: str) -> float:
     """A finite number from 0 to 10."""
     value = number(text)
     if not 0.0 <= value <= 10.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 10")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number from 0 to 10")
     return value
 
 
@@ -34,18 +35,28 @@ def positive(text: str) -> float:
     """A finite number above 0."""
     value = number(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number above 0")
+    return value
+
+
+def from_zero(text: str) -> float:
+    """A finite number from 0."""
+    value = number(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number from 0")
     return value
 
 
 def count(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number from 1, of things that a machine can count through."""
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number from 1")
+    if value > MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is above {MAX_COUNT}")
     return value
 
 
@@ -55,7 +66,7 @@ def sides(text: str) -> tuple[int, int]:
     try:
         return count(height), count(width)
     except argparse.ArgumentTypeError:
-        message = f"{text!r} is no height and width such as 800x1344"
+        message = f"{text!r:.60} is no height and width such as 800x1344"
         raise argparse.ArgumentTypeError(message) from None
 
 
@@ -63,7 +74,7 @@ def threads(text: str) -> int:
     """A number of CPU threads that a machine can start."""
     value = count(text)
     if value > MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_THREADS}")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is above {MAX_THREADS}")
     return value
 
 

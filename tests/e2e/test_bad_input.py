@@ -243,6 +243,34 @@ def test_bad_annotations(picture: Path, model_folder: Path, capsys: Capture, nam
     _refused(capsys, [*arguments, "--images", str(picture.parent)], "annotations.json")
 
 
+def test_eval_writes_over_nothing_that_it_reads(
+    picture: Path, model_folder: Path, capsys: Capture
+) -> None:
+    file = picture.parent / "annotations.json"
+    text = json.dumps(COCO | {"annotations": [ANNOTATION]})
+    file.write_text(text)
+    arguments = ["eval", "--model", str(model_folder), "--annotations", str(file)]
+    arguments += ["--images", str(picture.parent)]
+    _refused(capsys, [*arguments, "--out", str(file)], "--out would write over it")
+    assert file.read_text() == text
+    for out, words in ((picture.parent, "is a folder"), (file / "x.json", "no folder to write in")):
+        _refused(capsys, [*arguments, "--out", str(out)], words)
+    _refused(capsys, [*arguments, "--size", "7"], "size is 7; allowed: whole numbers from 32")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "--annotations", "a", "--images", "b", "--out", ""],
+        ["eval", "--annotations", "", "--images", "b"],
+        ["segment", "a.png", "--everything", "--out", ""],
+        ["profile", "--model", ""],
+    ],
+)
+def test_an_unset_variable_is_no_path(capsys: Capture, arguments: list[str]) -> None:
+    _refused(capsys, arguments, "is empty; allowed: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -177,6 +177,8 @@ def test_eval_without_maps_reports_raw(
         (("--calibration", "--mode", "expressions"), "not defined with --mode expressions"),
         (("--calibration", "--calibration-plot", "a.txt"), "must end in .png, .pdf or .svg"),
         (("--calibration", "--out", "a.png"), "name one file"),
+        (("--calibration", "--out", "."), ".: is a folder; --out names a file"),
+        (("--calibration", "--calibration-plot", "/"), "is a folder; --calibration-plot names"),
     ],
 )
 def test_eval_options_that_cannot_be_meant(

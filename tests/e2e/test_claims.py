@@ -15,6 +15,7 @@ import torch
 from tests.support.shapes import write_shapes_pack
 
 from mobius_seg.checkpoint import load_model
+from mobius_seg.errors import InputError
 from mobius_seg.train.loop import Run
 
 ROOT = Path(__file__).parents[2]
@@ -73,8 +74,45 @@ def test_pixel_decoders_are_trained_and_costed(
     assert "step" not in capsys.readouterr().out
     plan = folder / "runs" / "pixel_decoder" / "narrow-seed0" / "plan.json"
     plan.write_text(plan.read_text().replace('"batch_size": 2', '"batch_size": 3'))
-    with pytest.raises(SystemExit, match="another plan"):
+    with pytest.raises(InputError, match="another plan"):
         module.main(chosen)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--minutes", "-1"],
+        ["--minutes", "nan"],
+        ["--minutes", "inf"],
+        ["--seeds", "0"],
+        ["--seeds", "-1"],
+        ["--threads", "-1"],
+        ["--workers", "-1"],
+    ],
+)
+def test_numbers_that_would_do_nothing_or_something_else_are_refused(
+    scripts: None, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script("runs").parser(None).parse_args(arguments)
+    assert caught.value.code == 2
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_unknown_variants_are_told_in_one_line(
+    scripts: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("pixel_decoder")
+    for only, said in (
+        ("nonsense", "no variant 'nonsense'; there are multi"),
+        ("", "no variant ''"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            script("runs").run_script(lambda: module.main(arguments(folder, "--only", only)))  # noqa: B023
+        assert caught.value.code == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {said}")
+        assert err.count("\n") == 1
 
 
 def test_the_time_is_up_within_the_block_and_never_after_it(scripts: None) -> None:

@@ -1,6 +1,7 @@
 """``mobius-seg profile``: JSON alone, tables, a folder as the model, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,34 @@ def test_a_folder_costs_what_its_preset_costs(
     assert folder["parts"] == preset["parts"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("mask_conv", 1, "no network of its configuration can run: num_channels (1)"),
+        ("backbone_args", [["nonsense", 1]], "no network of its configuration can run"),
+        ("backbone_args", [["in_chans", 5]], "no network of its configuration can run"),
+        ("pyramid", True, "lies at stride 32; allowed: 16"),
+        ("mask_width", 1, "mask_width is 1; allowed: 2 to"),
+    ],
+)
+def test_a_folder_of_no_network_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    model_folder: Path,
+    tmp_path: Path,
+    field: str,
+    value: Any,
+    message: str,
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text()) | {field: value}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert main(["profile", "--model", str(tmp_path / "m"), *SMALL]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "--model", "mobius-test", *SMALL]) == 0
     out = capsys.readouterr().out
@@ -70,6 +99,9 @@ def test_limits_with_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["--model", "mobius-x"], "unknown model"),
         (["--model", "mobius-test", "--size", "50x64"], "multiples of 32"),
         (["--model", "mobius-test", "--size", "640"], "no height and width"),
+        (["--model", "mobius-test", "--size", "3200000x3200000"], "multiples of 32 up to 65536"),
+        (["--model", "mobius-test", "--names", "9" * 30], "is above 1000000000"),
+        (["--model", "mobius-test", "--text-tokens", "9" * 400], "is above 1000000000"),
         (["--model", "mobius-test", "--operating-point", "slow"], "allowed: full, balanced, fast"),
         (["--model", "mobius-test", "--out", "a.png"], "--limits"),
         (["--limits", "--against", "mobius-test"], "--against"),

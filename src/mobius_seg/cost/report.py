@@ -13,6 +13,9 @@ from mobius_seg.operating_points import FULL, NAMES, UNTUNED, OperatingPoints, p
 from mobius_seg.presets import PRESETS, get_preset
 from mobius_seg.static_points import static_points
 
+LARGEST = 65_536
+"""Longest side in pixels that costs are counted for: the pairs of all its tokens have a number."""
+
 
 def config_of(model: str) -> ModelConfig:
     """Configuration of a preset or of a model folder; no weights are read.
@@ -90,10 +93,12 @@ def check_size(size: tuple[int, int]) -> None:
     """Refuse sizes that no model takes.
 
     Raises:
-        InputError: height or width is no multiple of 32.
+        InputError: height or width is no multiple of 32, or too large to be counted.
     """
-    if any(side % 32 for side in size):
-        raise InputError(f"size {size[0]}x{size[1]}: height and width must be multiples of 32")
+    if any(side % 32 or side > LARGEST for side in size):
+        raise InputError(
+            f"size {size[0]}x{size[1]}: height and width must be multiples of 32 up to {LARGEST}"
+        )
 
 
 def measure(
@@ -118,14 +123,21 @@ def measure(
         recognise: with what :mod:`mobius_seg.recognition` adds at most.
 
     Raises:
-        InputError: unknown model or operating point, or a size that is no multiple of 32.
+        InputError: unknown model or operating point, a size that is no multiple of 32, or a
+            folder's configuration describes no network.
     """
     config = config_of(model)
     check_size(size)
     own = None if point == FULL else operating_points(config, points_of(model))
     kept = kept_queries(config, point, own)
     work = workload(config, size, names, text_tokens)
-    profile = certified_profile(config, work, kept, with_graph=with_graph)
+    try:
+        profile = certified_profile(config, work, kept, with_graph=with_graph)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError) or model in PRESETS:
+            raise
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{model}: no network of its configuration can run: {reason}") from None
     if not recognise or names < 2:  # one name alone is never moved
         return profile
     return with_recognition(profile, *certified_recognition(config.text_dim, names))

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mobius_seg.data.coco import CocoData, load_sized, picture_path, read_coco
@@ -44,6 +43,8 @@ from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer, engine
 from mobius_seg.evaluate.referring import ReferringScorer
 from mobius_seg.files import write_text
+from mobius_seg.predict_arguments import check_limit, check_size
+from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
 if TYPE_CHECKING:
@@ -100,7 +101,10 @@ def evaluate(
         InputError: an argument, the annotation file, the expressions or a picture cannot be used.
     """
     _check_mode(mode, expressions, recognise)
-    _check_counts(size=size, threads=threads, limit=limit, batch=batch)
+    _check_counts(threads=threads, batch=batch)
+    check_limit(limit)
+    if size is not None:
+        check_size(size)
     coco = read_coco(annotations)
     rows = range(len(coco.images))[:limit]
     chosen, asked = _expressions(coco, expressions, rows) if mode == "expressions" else (rows, [])
@@ -283,7 +287,9 @@ class _Run:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
+        console = make_console(stderr=True)
+        hidden = not (self._progress and shows_progress(console))
+        with Progress(*columns, console=console, disable=hidden) as bar:
             yield from bar.track(steps, total=len(steps), description=unit)
 
 

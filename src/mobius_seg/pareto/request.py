@@ -16,6 +16,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.export.request import FORMATS
 from mobius_seg.export.schedule import Schedule, find_schedule
 from mobius_seg.export.spec import is_exported
+from mobius_seg.files import check_output
 from mobius_seg.operating_points import NAMES
 from mobius_seg.predict_arguments import check_arguments
 from mobius_seg.predictor import Predictor, load
@@ -103,11 +104,7 @@ def check_outputs(out: Path, store: Path | None, annotations: Path) -> Path:
             raise InputError(f"{path}: is a folder; {option} names a file")
     store = store or out.with_suffix(".json")
     for path, option in ((out, "--out"), (store, "--json")):
-        above = next(folder for folder in path.absolute().parents if folder.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise InputError(f"{path}: cannot be written, {above} is no folder to write in")
-        if os.path.realpath(path) == os.path.realpath(annotations):
-            raise InputError(f"{path}: is the annotation file; {option} would write over it")
+        check_output(path, option, annotations)
     if os.path.realpath(out) == os.path.realpath(store):
         raise InputError(f"{out}: page and figures are two files; give --json another name")
     return store
