@@ -3,8 +3,8 @@
     mobius-seg export --model mobius-n --format onnx --dynamic-names --out exported/n
     python benchmarks/collect_parity.py exported/n exported/p
 
-A report of the same model, weights, runtime, precision, operating point and size takes the place of
-an older one.
+A report of the same model, weights, runtime, precision, operating point, size, reference and kinds
+of graphs takes the place of an older one. Segments are left to their own report.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from typing import Any
 
 from conditions import RESULTS, conditions, store
 
-IDENTITY = ("model", "weights_sha256", "runtime", "precision", "operating_point", "size")
+SAID = ("model", "weights_sha256", "runtime", "precision", "operating_point", "size", "reference")
+IDENTITY = (*SAID, "graphs")
 WORST = {
     "score": max,
     "logit": max,
@@ -44,7 +45,8 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     """What a report says, over all its cases of names and batches."""
     cases = [case for graph in report["cases"].values() for case in graph]
     return {
-        **{key: report[key] for key in IDENTITY},
+        **{key: report[key] for key in SAID},
+        "graphs": sorted(report["cases"]),
         "inputs": report["inputs"],
         "names": sorted({case["names"] for case in cases}),
         "batches": sorted({case["batch"] for case in cases}),

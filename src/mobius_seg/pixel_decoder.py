@@ -48,6 +48,9 @@ class PixelDecoder(nn.Module):
     Args:
         config: strides, widths and the form of mixing.
         channels: channels of the backbone's maps at strides 4, 8, 16, 32.
+
+    Attributes:
+        gate_layers: the gates as depthwise convolutions, in exported graphs alone (folding.py).
     """
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
@@ -78,6 +81,7 @@ class PixelDecoder(nn.Module):
                 if s >= config.bottleneck_stride
             }
         )
+        self.gate_layers: nn.ModuleDict | None = None
         self.refine = nn.ModuleDict({str(s): _refinement(config) for s in self.strides})
         light = config.mask_conv == 0
         self.to_mask = nn.Conv2d(width, config.mask_width, 1) if light else None
@@ -134,15 +138,11 @@ class PixelDecoder(nn.Module):
         return scattered
 
     def _gated(self, stride: int, mixed: Tensor, lateral: Tensor) -> Tensor:
-        """What of the bottleneck reaches a level.
-
-        In exported graphs the gate is a depthwise convolution before resizing, the same in real
-        numbers: ONNX Runtime then keeps the blocked layout of the convolutions around it.
-        """
+        """What of the bottleneck reaches a level."""
+        if self.gate_layers is not None:
+            gated: Tensor = self.gate_layers[str(stride)](mixed)
+            return resample(gated, lateral)
         gate: Tensor = self.gates[str(stride)]
-        if torch.compiler.is_exporting():
-            kernel = gate.view(-1, 1, 1, 1)
-            return resample(F.conv2d(mixed, kernel, groups=len(gate)), lateral)
         return gate.view(1, -1, 1, 1) * resample(mixed, lateral)
 
 

@@ -46,9 +46,12 @@ def run_tune(options: argparse.Namespace) -> int:
     path = points.save(target)
     _print_points(points)
     warn_if_few(points.conditions["images"])
-    for point, other in (("balanced", "full"), ("fast", "balanced")):
-        if points.points[point].policy == points.points[other].policy:
-            print_warning(f"{point} is {other}: nothing cheaper was found to keep its bound")
+    full = {"full": points.points["full"]}
+    for kind, found in (("", points.points), (" of graphs", full | dict(points.graphs))):
+        for point, other in (("balanced", "full"), ("fast", "balanced")):
+            if point in found and found[point].policy == found[other].policy:
+                text = "nothing cheaper was found to keep its bound"
+                print_warning(f"{point}{kind} is {other}: {text}")
     print(f"wrote {path}")
     return 0
 

@@ -1,20 +1,21 @@
-"""The picture's normalisation inside the first convolution."""
+"""The picture's normalisation inside the first convolution, gates as convolutions."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 from tests.support.models import lively_network
 from torch import nn
 
-from mobius_seg.export.folding import with_folded_normalization
+from mobius_seg.export.folding import with_folded_normalization, with_gates_as_convolutions
 from mobius_seg.export.padding import PaddedConv
 from mobius_seg.model import Mobius
 from mobius_seg.torchvision_shim import ensure_torchvision_ops
 
 ensure_torchvision_ops()
 
-from timm.layers import Conv2dSame  # noqa: E402 - timm imports torchvision
+from timm.layers import Conv2dSame, StdConv2d  # noqa: E402 - timm imports torchvision
 
 
 def maps_of(network: Mobius, pictures: torch.Tensor) -> list[torch.Tensor]:
@@ -47,6 +48,42 @@ def test_the_maps_are_the_same(stem: object) -> None:
     assert (network._buffers["image_mean"] is None) == (stem is patches)
     for folded, wanted in zip(maps_of(network, pictures), before, strict=True):
         torch.testing.assert_close(folded, wanted, rtol=1e-4, atol=1e-5)
+
+
+def standardised(stem: nn.Conv2d) -> nn.Module:
+    """A stem that standardises its weights as it runs."""
+    return StdConv2d(3, stem.out_channels, 3, stride=2, padding=1)
+
+
+def by_size(stem: nn.Conv2d) -> nn.Module:
+    """A stem that pads by the size of its input and says that it pads nothing."""
+    return Conv2dSame(3, stem.out_channels, 3, stride=2)
+
+
+@pytest.mark.parametrize("stem", [standardised, by_size])
+def test_other_kinds_of_convolutions_are_left_alone(stem: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = lively_network()
+    network.backbone.body.conv_stem = stem(network.backbone.body.conv_stem)
+    pictures = torch.rand(1, 3, 64, 64)
+    before = maps_of(network, pictures)
+    with_folded_normalization(network)
+    for folded, wanted in zip(maps_of(network, pictures), before, strict=True):
+        assert torch.equal(folded, wanted)
+
+
+def test_gates_are_the_same_as_convolutions() -> None:
+    network = lively_network()
+    pixels = network.pixel_decoder
+    torch.manual_seed(0)
+    for gate in pixels.gates.values():
+        nn.init.uniform_(gate, -1, 1)
+    mixed = torch.randn(1, network.config.width, 2, 3)
+    level = torch.zeros(1, network.config.width, 4, 6)
+    before = [pixels._gated(int(stride), mixed, level) for stride in pixels.gates]
+    with_gates_as_convolutions(network)
+    for stride, wanted in zip(pixels.gates, before, strict=True):
+        torch.testing.assert_close(pixels._gated(int(stride), mixed, level), wanted)
 
 
 def test_a_backbone_that_reads_the_picture_twice_is_left_alone() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mobius_seg.calibration import name_scores, stage_confidence, with_quality
 from mobius_seg.errors import InputError
-from mobius_seg.export.folding import with_folded_normalization
+from mobius_seg.export.folding import with_folded_normalization, with_gates_as_convolutions
 from mobius_seg.export.padding import with_constant_padding
 from mobius_seg.export.spec import IMAGE, TEXT
 from mobius_seg.export.windows import low_rank_windows, with_low_rank_merging
@@ -81,6 +81,7 @@ class ExportGraph(nn.Module):
         with_constant_padding(self.network)
         with_low_rank_merging(self.network)
         with_folded_normalization(self.network)
+        with_gates_as_convolutions(self.network)
         self.policy = policy
         self.dynamic = prompt is None
         self.padded = padded and self.dynamic
