@@ -20,6 +20,7 @@ from claims_page import claims_sections
 from claims_plots import draw_claims
 from conditions import RESULTS, ROOT
 from cost_page import cost_section
+from mobius_seg.config import ModelConfig
 from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
 from photos_page import photos_section
@@ -81,6 +82,9 @@ def family() -> str:
         config = get_preset(name)
         weights = WEIGHTS / name / "model.safetensors"
         shipped = f"shipped, {weights.stat().st_size / 1e6:.1f} MB" if weights.exists() else "-"
+        if weights.exists():
+            own = ModelConfig.from_json((weights.parent / "config.json").read_text()).input_size
+            shipped += f", run at {own}"
         rows.append(
             [
                 f"`{name}`",

@@ -20,6 +20,17 @@ def check_size(size: object) -> None:
         raise InputError(f"size is {size!r:.40}; allowed: whole numbers from {low} to {high}")
 
 
+def check_extent(size: int | None, limit: int | None) -> None:
+    """Reject an input size or a number of pictures that nothing can be run with; None = default.
+
+    Raises:
+        InputError: names the argument, its value and what is allowed.
+    """
+    check_limit(limit)
+    if size is not None:
+        check_size(size)
+
+
 def check_limit(limit: object) -> None:
     """Check how many pictures of a data set are used.
 

@@ -50,7 +50,7 @@ def run_tune(options: argparse.Namespace) -> int:
     for kind, found in (("", points.points), (" of graphs", full | dict(points.graphs))):
         for point, other in (("balanced", "full"), ("fast", "balanced")):
             if point in found and found[point].policy == found[other].policy:
-                text = "nothing cheaper was found to keep its bound"
+                text = "nothing was found that keeps its bound and is more than 5 % cheaper"
                 print_warning(f"{point}{kind} is {other}: {text}")
     print(f"wrote {path}")
     return 0

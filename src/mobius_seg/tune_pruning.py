@@ -35,7 +35,7 @@ from mobius_seg.predict_arguments import check_limit, check_size
 from mobius_seg.predictor import Predictor
 from mobius_seg.pruning import PruningPolicy
 from mobius_seg.pruning_candidates import Candidate, candidates, static_candidates
-from mobius_seg.pruning_record import record_image, true_positives
+from mobius_seg.pruning_record import ImageRecord, record_image, true_positives
 from mobius_seg.receipt import Receipt
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
@@ -88,31 +88,12 @@ def tune(
     Raises:
         InputError: an argument, the file or a picture cannot be used, or no instance has a mask.
     """
-    for what, value, known in (("metric", metric, METRICS), ("form", form, FORMS)):
-        if value not in known:
-            raise InputError(f"{what} is {value!r}; allowed: {', '.join(known)}")
-    if not is_number(margin) or not 0 <= margin <= 10:
-        raise InputError(f"margin is {margin!r:.40}; allowed: 0 to 10 standard errors")
-    if not is_number(loss) or not 0 <= loss <= 100:
-        raise InputError(f"loss is {loss!r:.40}; allowed: 0 to 100 points")
+    _check(metric, form, margin, loss)
     size = predictor.config.input_size if size is None else size
     check_size(size)
-    coco, folder, rows = _open(annotations, images, limit)
-    if margin and len(rows) < 2:
-        raise InputError(
-            f"{annotations}: of one picture a loss has no standard error; allowed: two pictures or"
-            " more, or margin 0"
-        )
-    records = [
-        record_image(predictor, coco, folder, row, size)
-        for row in _track(rows, "full decoder", progress)
-    ]
-    if not any(len(true_positives(record)) for record in records):
-        raise InputError(
-            f"{annotations}: the full decoder finds none of its instances (mask IoU 0.5),"
-            " so there is nothing to tune on"
-        )
+    coco, folder, rows = _open(annotations, images, limit, 2 if margin else 1)
     run = _Runs(predictor, coco, folder, rows, size, progress, metric, margin)
+    records = run.records()
     run.measure(PruningPolicy(), FULL)
     bounds = {"balanced": loss, "fast": loss * FAST_FACTOR}
     graphs: dict[str, OperatingPoint] = {}
@@ -125,25 +106,41 @@ def tune(
     else:
         found = candidates(records, predictor, metric)
         points |= {name: run.cheapest(found, most, name) for name, most in bounds.items()}
-    asked = coco.provenance() | {"metric": metric, "loss": loss, "form": form}
-    asked["margin"] = margin
-    counts = {"images": len(rows), "names": len(coco.names), "size": size, "threshold": 0.0}
-    versions = {"version": __version__, "torch": torch.__version__}
-    maps = predictor.calibration
-    belongs: dict[str, Any] = {CALIBRATION_KEY: None if maps is None else maps.digest()}
-    belongs["runs"] = run.summary()
-    conditions = asked | counts | {"model": predictor.config.name} | belongs | versions
-    return OperatingPoints(points, conditions, graphs=graphs)
+    asked = {"metric": metric, "loss": loss, "form": form, "margin": margin}
+    return OperatingPoints(points, asked | run.conditions(), graphs=graphs)
+
+
+def _check(metric: str, form: str, margin: float, loss: float) -> None:
+    """Reject arguments of :func:`tune` that mean nothing."""
+    for what, value, known in (("metric", metric, METRICS), ("form", form, FORMS)):
+        if value not in known:
+            raise InputError(f"{what} is {value!r}; allowed: {', '.join(known)}")
+    if not is_number(margin) or not 0 <= margin <= 10:
+        raise InputError(f"margin is {margin!r:.40}; allowed: 0 to 10 standard errors")
+    if not is_number(loss) or not 0 <= loss <= 100:
+        raise InputError(f"loss is {loss!r:.40}; allowed: 0 to 100 points")
 
 
 def _open(
-    annotations: str | Path, images: str | Path, limit: int | None
+    annotations: str | Path, images: str | Path, limit: int | None, least: int
 ) -> tuple[CocoData, Path, range]:
-    """The data set of :func:`tune`, folder and rows, checked: every loss can be measured on it."""
+    """The data set of :func:`tune`, folder and rows, checked: every loss can be measured on it.
+
+    Args:
+        annotations: see there.
+        images: likewise.
+        limit: likewise.
+        least: pictures that there must be.
+    """
     check_limit(limit)
     coco, folder = read_coco(annotations), Path(images)
     coco.check_held_out("tuning")
     rows = range(len(coco.images))[:limit]
+    if len(rows) < least:
+        raise InputError(
+            f"{annotations}: of one picture a loss has no standard error; allowed: two pictures or"
+            " more, or margin 0"
+        )
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures")
     for row in rows:
@@ -221,6 +218,23 @@ class _Runs:
         self._metric, self._margin = metric, margin
         self._done: dict[PruningPolicy, Measurement] = {}
 
+    def records(self) -> list[ImageRecord]:
+        """The full decoder's, picture by picture.
+
+        Raises:
+            InputError: it finds nothing.
+        """
+        records = [
+            record_image(self._predictor, self._coco, self._folder, row, self._size)
+            for row in _track(self._rows, "full decoder", self._progress)
+        ]
+        if not any(len(true_positives(record)) for record in records):
+            raise InputError(
+                f"{self._coco.path}: the full decoder finds none of its instances (mask IoU 0.5),"
+                " so there is nothing to tune on"
+            )
+        return records
+
     def cheapest(self, found: Sequence[Candidate], most: float, name: str) -> OperatingPoint:
         """The cheapest policy that was run, for any point, whose loss and margin are allowed.
 
@@ -253,6 +267,21 @@ class _Runs:
         done = self._done[policy]
         loss, error = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
         return OperatingPoint(policy, done.figures | {"loss": loss, "loss_error": error})
+
+    def conditions(self) -> dict[str, Any]:
+        """What was run, on what, and with which model."""
+        maps = self._predictor.calibration
+        return self._coco.provenance() | {
+            "images": len(self._rows),
+            "names": len(self._coco.names),
+            "size": self._size,
+            "threshold": 0.0,
+            "model": self._predictor.config.name,
+            CALIBRATION_KEY: None if maps is None else maps.digest(),
+            "runs": self.summary(),
+            "version": __version__,
+            "torch": torch.__version__,
+        }
 
     def summary(self) -> list[list[float]]:
         """Cost of the decoder in GMAC, loss and its error in points of all that was run."""

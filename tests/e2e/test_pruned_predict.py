@@ -228,7 +228,7 @@ def test_saving_other_weights_removes_the_points(folder: Path, tmp_path: Path) -
     [
         ('"format": 1', '"format": 2', "format 1"),
         ('"full"', '"fool"', "holds 'full'"),
-        ('"mask_ap": 0.5', '"mask_ap": "good"', "must hold numbers"),
+        ('"mask_ap": 0.5', '"mask_ap": "good"', "must hold finite numbers"),
         ('"least": 3', '"least": 0', "balanced: PruningPolicy.least"),
         ('"layers": null', '"layers": 1', "policy of 'full' prunes"),
         ("12,", "13,", "12 queries and 2 layers"),

@@ -32,7 +32,7 @@ from mobius_seg.evaluate.stage_scores import StageScores, collect
 from mobius_seg.files import atomic_path
 from mobius_seg.posthoc import ScoreMaps
 from mobius_seg.posthoc_fit import fit_precision_table, fit_stage_map
-from mobius_seg.predict_arguments import check_limit, check_size
+from mobius_seg.predict_arguments import check_extent
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
@@ -321,9 +321,7 @@ def _read(
     annotations: str | Path, images: str | Path, limit: int | None, size: int | None
 ) -> tuple[CocoData, Sequence[int]]:
     """The data set and the pictures to use, all of which are there."""
-    check_limit(limit)
-    if size is not None:
-        check_size(size)
+    check_extent(size, limit)
     coco, folder = read_coco(annotations), Path(images)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of pictures")

@@ -43,7 +43,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer, engine
 from mobius_seg.evaluate.referring import ReferringScorer
 from mobius_seg.files import write_text
-from mobius_seg.predict_arguments import check_limit, check_size
+from mobius_seg.predict_arguments import check_extent
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
 
@@ -75,8 +75,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on a COCO instance data set.
 
-    Predictions are made at threshold 0 with at most 100 instances, or pairs, a picture. All files
-    are checked before the first.
+    At threshold 0, with at most 100 instances, or pairs, a picture. All files are checked first.
 
     Args:
         predictor: what :func:`mobius_seg.load` returns.
@@ -102,9 +101,7 @@ def evaluate(
     """
     _check_mode(mode, expressions, recognise)
     _check_counts(threads=threads, batch=batch)
-    check_limit(limit)
-    if size is not None:
-        check_size(size)
+    check_extent(size, limit)
     coco = read_coco(annotations)
     rows = range(len(coco.images))[:limit]
     chosen, asked = _expressions(coco, expressions, rows) if mode == "expressions" else (rows, [])

@@ -139,8 +139,10 @@ class Run:
         self.previous = read_record(config.weights, TRAINING_FILE)
         if config.minutes is not None and self.accelerator.num_processes > 1:
             raise InputError("minutes differ between processes; give --steps for several of them")
-        network.backbone.freeze_norm = config.freeze_norm
-        network.backbone.freeze(config.freeze_stride)
+        # A backbone that was just drawn has nothing to keep: it learns as a whole.
+        drawn = self.start == "random" and config.backbone is None
+        network.backbone.freeze_norm = config.freeze_norm and not drawn
+        network.backbone.freeze(0 if drawn else config.freeze_stride)
         network.to(self.accelerator.device)
         self.network = channels_last(network)
         self.optimizer = make_optimizer(network, config)
@@ -260,6 +262,11 @@ class Run:
                 f"the gradient was not finite for {_BAD_STEPS} steps in a row; lower --lr"
             )
 
+    def _rate(self) -> float:
+        """The learning rate of now; backbone, text projection and logit scales have their own."""
+        group = self.optimizer.param_groups[-1]
+        return float(self.config.lr * group["lr"] / group["peak_lr"])
+
     def _report(
         self, losses: dict[str, float], window: list[tuple[float, int]], bar: Any, task: Any
     ) -> None:
@@ -273,7 +280,7 @@ class Run:
             "minutes": round(self.state["seconds"] / 60, 2),
             "images": self.state["images"],
             "images_per_second": round(speed, 2),
-            "lr": self.optimizer.param_groups[-1]["lr"],
+            "lr": self._rate(),
             **{key: round(value, 4) for key, value in losses.items()},
         }
         self.log.append(entry)

@@ -84,8 +84,9 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         flat: share of the run at the peak rate before the cosine sets in.
         ema: decay of the averaged weights, which are the ones shipped.
-        freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
-        freeze_norm: keep the backbone's batch norms in eval mode.
+        freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing), unless it
+            was drawn at random.
+        freeze_norm: keep the backbone's batch norms in eval mode, with the same exception.
         negatives: smallest and largest number of sampled negative names.
         expression_ratio: share of images asked with a referring expression.
         agnostic_ratio: share of images asked without names.
