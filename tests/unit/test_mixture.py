@@ -324,6 +324,7 @@ STAGES = (Stage(share=1), Stage(share=1, sources=COMPOSED))
             "either annotations or a mixture",
         ),
         ({"recipe": Recipe(stages=STAGES)}, "some stages of the recipe have sources"),
+        ({"recipe": Recipe(stages=STAGES[1:]), "mixture": COMPOSED}, "every stage .* has sources"),
         (
             {"recipe": Recipe(stages=STAGES[:1]), "steps": None, "minutes": 1.0},
             "needs steps",

@@ -244,6 +244,11 @@ class TrainConfig:
         stages = self.recipe.stages
         if any(stage.size is not None for stage in stages) and len(self.sizes) > 1:
             raise InputError("give either a schedule of sizes or stages with sizes, not both")
+        if self.mixture and all(stage.sources for stage in stages):
+            raise InputError(
+                "every stage of the recipe has sources; allowed beside them: no mixture, which none"
+                " would read"
+            )
         if (
             any(s.sources for s in stages)
             and not self.mixture
