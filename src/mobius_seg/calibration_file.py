@@ -178,6 +178,23 @@ class Calibration:
             fitted_on=facts,
         )
 
+    def check_stages(self, stages: int, where: str) -> None:
+        """See that this has a map for every stage of a network.
+
+        Args:
+            stages: of the network, L + 1.
+            where: name used in error messages.
+
+        Raises:
+            InputError: it was fitted on a deeper or a shallower one.
+        """
+        for mode, maps in self.maps.items():
+            if len(maps.stages) != stages:
+                raise InputError(
+                    f"{where}: mode {mode!r} has maps of {len(maps.stages)} stages, but the model"
+                    f" has {stages}; {REFIT}"
+                )
+
     def check_fit(self, stages: int, weights_sha256: str, where: str) -> None:
         """See that this belongs to a model.
 
@@ -189,12 +206,7 @@ class Calibration:
         Raises:
             InputError: it was fitted on another one.
         """
-        for mode, maps in self.maps.items():
-            if len(maps.stages) != stages:
-                raise InputError(
-                    f"{where}: mode {mode!r} has maps of {len(maps.stages)} stages, but the model"
-                    f" has {stages}; {REFIT}"
-                )
+        self.check_stages(stages, where)
         if self.weights_sha256 != weights_sha256:
             raise InputError(f"{where}: was fitted on other weights; {REFIT}")
 

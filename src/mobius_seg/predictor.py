@@ -106,11 +106,16 @@ class Predictor:
             operating_points: tuned for these weights; None for static ones (static_points.py).
 
         Raises:
-            InputError: the device is not there, or the encoder's vectors do not fit the network.
+            InputError: the device is not there, or the encoder's vectors, the calibration or the
+                points do not fit the network.
         """
         self.device = choose_device(device)
         self.network = network.eval().to(self.device)
         self.config: ModelConfig = network.config
+        if calibration is not None:
+            calibration.check_stages(self.config.decoder_layers + 1, "calibration")
+        if operating_points is not None:
+            operating_points.check(self.config, "operating_points")
         self.calibration = calibration
         self.planner = Planner(self.network, operating_points or static_points(self.config))
         self.text_encoder = text_encoder if text_encoder is not None else default_encoder()

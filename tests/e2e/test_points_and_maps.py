@@ -74,6 +74,21 @@ def test_points_go_with_the_maps_they_were_tuned_with(folder: Path) -> None:
         load_operating_points(folder)
 
 
+def test_maps_and_points_of_another_network_are_refused(folder: Path) -> None:
+    deep = ScoreMaps.identity(5)
+    maps = dataclasses.replace(calibration(folder, 0.3), maps={"names": deep, "everything": deep})
+    with pytest.raises(InputError, match="calibration: mode 'names' has maps of 5 stages, but the"):
+        Predictor(lively_network(), text_encoder=HashEncoder(), calibration=maps)
+    wide = {
+        "full": OperatingPoint(PruningPolicy()),
+        "fast": OperatingPoint(PruningPolicy(keep=(50,))),
+    }
+    with pytest.raises(InputError, match="operating_points: keep of point 'fast' says 50, but"):
+        Predictor(
+            lively_network(), text_encoder=HashEncoder(), operating_points=OperatingPoints(wide)
+        )
+
+
 def test_pruning_reads_mapped_scores_whatever_is_returned(
     folder: Path, photo: NDArray[np.uint8]
 ) -> None:

@@ -81,6 +81,7 @@ def test_plan_is_repeatable_and_keeps_enough() -> None:
         ({"steps": 10**400}, "steps is 1000"),
         ({"steps": 2.5}, r"steps is 2\.5; allowed: whole numbers"),
         ({"batch_size": 1.5}, r"batch_size is 1\.5; allowed: whole numbers"),
+        ({"batch_size": 10**30}, "allowed: up to 65536"),
         ({"lr": 10**400}, "lr is 1000"),
         ({"seed": 10**400}, "seed is 1000"),
         ({"negatives": (1,)}, "two rising counts"),

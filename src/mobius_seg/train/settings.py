@@ -188,10 +188,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not isinstance(value, int):
                 raise InputError(f"TrainConfig.{name} is {value!r:.60}; allowed: whole numbers")
-        for name, limit in (("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)):
+        for name, limit in (
+            *(("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)),
+            ("batch_size", 65_536),
+        ):
             if getattr(self, name) > limit:
                 raise InputError(
-                    f"TrainConfig.{name} is {getattr(self, name)}; allowed: 0 to {limit}"
+                    f"TrainConfig.{name} is {getattr(self, name)!r:.40}; allowed: up to {limit}"
                 )
         counts = [count for count in self.negatives if isinstance(count, int)]
         if len(counts) != 2 or not 0 <= counts[0] <= counts[1] <= _MOST_NEGATIVES:
