@@ -264,9 +264,9 @@ class _Runs:
 
     def point(self, policy: PruningPolicy) -> OperatingPoint:
         """A policy that was run, with what was measured."""
-        done = self._done[policy]
-        loss, error = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
-        return OperatingPoint(policy, done.figures | {"loss": loss, "loss_error": error})
+        loss, error = self._lost(policy)
+        figures = self._done[policy].figures
+        return OperatingPoint(policy, figures | {"loss": loss, "loss_error": error})
 
     def conditions(self) -> dict[str, Any]:
         """What was run, on what, and with which model."""
@@ -285,11 +285,10 @@ class _Runs:
 
     def summary(self) -> list[list[float]]:
         """Cost of the decoder in GMAC, loss and its error in points of all that was run."""
-        found = []
-        for policy, done in self._done.items():
-            values = losses(self._done[PruningPolicy()], done, self._metric, self._margin)
-            found.append([round(value, 4) for value in (self._cost(policy), *values)])
-        return sorted(found)
+        return sorted(
+            [round(value, 4) for value in (self._cost(policy), *self._lost(policy))]
+            for policy in self._done
+        )
 
     def _allowed(self, most: float) -> list[PruningPolicy]:
         """Of everything that was run, what loses no more than is allowed."""
@@ -297,9 +296,13 @@ class _Runs:
 
     def _loss(self, policy: PruningPolicy) -> float:
         """Points that it lost, with the margin."""
-        full, done = self._done[PruningPolicy()], self._done[policy]
-        loss, error = losses(full, done, self._metric, self._margin)
+        loss, error = self._lost(policy)
         return loss + self._margin * error
+
+    def _lost(self, policy: PruningPolicy) -> tuple[float, float]:
+        """Points that it lost, and their standard error."""
+        full = self._done[PruningPolicy()]
+        return losses(full, self._done[policy], self._metric, self._margin)
 
     def _cost(self, policy: PruningPolicy) -> float:
         """Mean GMAC of its decoder."""
