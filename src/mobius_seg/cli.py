@@ -142,12 +142,14 @@ def _pretrain(options: argparse.Namespace) -> int:
         preset=options.preset,
         out=options.out,
         pack=options.pack,
+        weights=options.weights,
         minutes=options.minutes,
         steps=options.steps,
         size=options.size,
         batch_size=options.batch_size,
         lr=options.lr,
         threads=options.threads or 0,
+        precision=options.precision,
         seed=options.seed,
     )
     print(f"wrote {pretrain(config)}")

@@ -37,6 +37,7 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("freeze_stride", int, "freeze the backbone up to the map of this stride, 0 for nothing"),
     ("expression_ratio", float, "share of images asked with an expression"),
     ("agnostic_ratio", float, "share of images asked without names"),
+    ("enlarge_ratio", float, "share of composed scenes made smaller and enlarged"),
     ("prefix_ratio", float, "share of steps that run a random prefix of the decoder's layers"),
     ("drop_ratio", float, "share of steps that drop queries between layers"),
     ("workers", int, "loader processes"),
@@ -272,12 +273,16 @@ def _add_pretrain(commands: _Commands) -> None:
     parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose scenes from")
+    _option(
+        parser, "--weights", Path, None, "trained model that goes on learning names, in OUT/model"
+    )
     _option(parser, "--minutes", float, 60.0, "train for so many minutes, or")
     _option(parser, "--steps", count, None, "train so many steps")
     _option(parser, "--size", count, 192, "side of the scenes in pixels")
     _option(parser, "--batch-size", count, 16, "scenes a step")
     _option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
     _option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
+    _option(parser, "--precision", str, "auto", "auto, fp32 or bf16")
     _option(parser, "--seed", int, 0, "of everything random")
 
 

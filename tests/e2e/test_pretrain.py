@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tests.support.shapes import write_shapes_pack
 
+from mobius_seg.checkpoint import load_model, save_model
 from mobius_seg.data.pack import Pack
 from mobius_seg.errors import InputError
 from mobius_seg.model import Mobius
@@ -70,6 +71,28 @@ def test_training_starts_from_it_and_says_so(folder: Path, pack: Path, tmp_path:
     record = json.loads((model / "training.json").read_text())
     assert record["start"] == "random"
     assert record["pretraining"]["images"] > 0
+
+
+def test_a_model_goes_on_learning_names(pack: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = Mobius(get_preset("mobius-test"))
+    save_model(before, tmp_path / "before", training={"steps": 7})
+    config = settings(pack, tmp_path / "out", steps=2, weights=tmp_path / "before")
+    pretrain(config)
+    after = load_model(tmp_path / "out" / "model")
+    changed = {
+        key.split(".")[0]
+        for (key, was), now in zip(
+            before.state_dict().items(), after.state_dict().values(), strict=True
+        )
+        if not torch.equal(was.half(), now.half())
+    }
+    assert {"backbone", "name_map"} >= changed >= {"name_map"}
+    record = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
+    assert record["previous"] == {"steps": 7}
+    assert record["steps"] == 2
+    with pytest.raises(InputError, match="holds mobius-test"):
+        pretrain(settings(pack, tmp_path, weights=tmp_path / "before", preset="mobius-n"))
 
 
 def test_a_batch_is_its_step(pack: Path, tmp_path: Path) -> None:

@@ -82,3 +82,24 @@ def test_bad_ratios_are_refused(pack: Pack, wrong: dict[str, float]) -> None:
         ComposedSamples(pack, **wrong)
     with pytest.raises(InputError, match="letterbox"):
         ComposedSamples(pack, letterbox=2)
+
+
+def test_scenes_are_enlarged_with_their_masks(pack: Pack) -> None:
+    plain = ComposedSamples(pack, size=64, seed=3)
+    larger = ComposedSamples(pack, size=64, seed=3, enlarge=1.0)
+    for i in range(6):
+        sample = larger[i]
+        assert sample.image.shape == (3, 64, 64)
+        assert sample.masks is not None
+        assert sample.masks.shape[1:] == (64, 64)
+        assert bool((sample.masks.sum(0) <= 1).all())  # still disjoint
+        assert bool((sample.masks.flatten(1).any(1)).all())
+        x1 = sample.masks.any(1).int().cumsum(1).argmax(1) + 1
+        assert sample.boxes_xyxy[:, 2].int().tolist() == x1.tolist()
+    assert torch.equal(larger[2].image, larger[2].image)
+    assert not torch.equal(larger[2].image, plain[2].image)
+
+
+def test_a_share_to_enlarge_out_of_range_is_refused(pack: Pack) -> None:
+    with pytest.raises(InputError, match="enlarge"):
+        ComposedSamples(pack, enlarge=1.5)

@@ -4,6 +4,9 @@ Sample ``i`` of a data set depends on (seed, i) alone, so that a training can st
 go on exactly there, in any number of worker processes.
 """
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from mobius_seg.errors import InputError
 
 PADDING = 114
 """Grey level of padding, as the predictor pads."""
+_SMALLER = 0.62  # side of a scene that is enlarged, over that of the sample
 
 
 class ComposedSamples(Dataset[Sample]):
@@ -36,6 +40,8 @@ class ComposedSamples(Dataset[Sample]):
         letterbox: probability that a scene is cut to another aspect ratio and padded with grey at
             the bottom or right, as the predictor pads pictures that are not square. Samples with
             an expression are left whole, as cutting would change what is leftmost or largest.
+        enlarge: probability that a scene is composed at two thirds of the size and enlarged, as the
+            predictor enlarges pictures that are smaller than its input.
         length: what ``len()`` says; indices may go beyond it.
 
     Raises:
@@ -53,15 +59,19 @@ class ComposedSamples(Dataset[Sample]):
         expression_ratio: float = 0.15,
         agnostic_ratio: float = 0.15,
         letterbox: float = 0.0,
+        enlarge: float = 0.0,
         length: int = 1_000_000,
     ) -> None:
         """See the class."""
         ratios = np.array([names_ratio, expression_ratio, agnostic_ratio], np.float64)
         if not (np.isfinite(ratios).all() and ratios.min() >= 0 and ratios.sum() > 0):
             raise InputError(f"ratios {ratios.tolist()}: must be >= 0 and not all zero")
-        if not 0 <= letterbox <= 1:
-            raise InputError(f"letterbox {letterbox}: must be in 0..1")
+        for name, share in (("letterbox", letterbox), ("enlarge", enlarge)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} {share}: must be in 0..1")
         self.composer = SceneComposer(pack, split, size)
+        self._small = SceneComposer(pack, split, max(32, round(size * _SMALLER)))
+        self._enlarge = enlarge
         self.seed = seed
         self._limits = np.cumsum(ratios / ratios.sum())
         self._letterbox = letterbox
@@ -81,7 +91,7 @@ class ComposedSamples(Dataset[Sample]):
         rng = scene_rng(self.seed, index)
         drawn = rng.random()
         spoken = self._limits[0] <= drawn < self._limits[1]
-        scene = self.composer.compose(rng, expressions=bool(spoken))
+        scene = self._scene(rng, bool(spoken))
         if spoken and scene.expressions:
             expression = scene.expressions[int(rng.integers(len(scene.expressions)))]
             return self._sample(
@@ -97,6 +107,17 @@ class ComposedSamples(Dataset[Sample]):
             image, masks, kept = _cut_and_pad(rng, image, masks)
             names = None if names is None else tuple(names[i] for i in kept)
         return self._sample(image, masks, names)
+
+    def _scene(self, rng: np.random.Generator, spoken: bool) -> Scene:
+        """A scene of the sample's size."""
+        if self._enlarge == 0 or rng.random() >= self._enlarge:
+            return self.composer.compose(rng, expressions=spoken)
+        small = self._small.compose(rng, expressions=spoken)
+        side = (self.composer.size, self.composer.size)
+        image = np.asarray(cv2.resize(small.image, side, interpolation=cv2.INTER_LINEAR), np.uint8)
+        layers = [cv2.resize(mask.astype(np.float32), side) > 0.5 for mask in small.masks]
+        masks = np.stack(layers).astype(np.bool_)
+        return replace(small, image=image, masks=masks, boxes_xyxy=boxes_of(masks))
 
     def _names(self, scene: Scene) -> tuple[str, ...]:
         return tuple(self.composer.pack.names[i] for i in scene.name_ids)

@@ -96,6 +96,7 @@ class StepBatches(Dataset[Batch]):
             expression_ratio=config.expression_ratio,
             agnostic_ratio=config.agnostic_ratio,
             letterbox=0.1,
+            enlarge=config.enlarge_ratio,
         )
 
     def _make_vocabulary(self) -> Vocabulary:

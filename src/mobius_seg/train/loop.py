@@ -29,7 +29,9 @@ from mobius_seg.model import Mobius
 from mobius_seg.train.batches import StepBatches, Steps, step_plan
 from mobius_seg.train.checkpoints import State, check_same_run, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
+from mobius_seg.train.folded import fold_norms
 from mobius_seg.train.optim import make_average, make_optimizer
+from mobius_seg.train.precision import channels_last, choose_precision
 from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import TrainConfig
 from mobius_seg.train.stages import StageKeeper
@@ -92,25 +94,6 @@ def _polite_stop(run: "Run") -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def choose_precision(precision: str) -> str:
-    """Accelerate's name of the precision: bf16 only where the device computes it natively."""
-    if precision == "fp32":
-        return "no"
-    if precision == "bf16":
-        return "bf16"
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-
-
-def channels_last(network: Mobius) -> Mobius:
-    """Lay out the convolution kernels for channels-last images, in place."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    return network
-
-
 class Run:
     """Everything that one training run holds.
 
@@ -145,6 +128,7 @@ class Run:
         network.backbone.freeze(0 if drawn else config.freeze_stride)
         network.to(self.accelerator.device)
         self.network = channels_last(network)
+        fold_norms(network.backbone)
         self.optimizer = make_optimizer(network, config)
         self.stages = StageKeeper(config, network, self.optimizer)
         self.average = make_average(network, config.ema)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mobius_seg.backbone import load_imagenet
+from mobius_seg.checkpoint import RUN_MODEL, TRAINING_FILE, find_folder, load_model, save_model
 from mobius_seg.data.compose import scene_rng
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.scenes import SceneComposer
@@ -35,8 +36,15 @@ from mobius_seg.loss_config import LossConfig
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import Steps
-from mobius_seg.train.record import pretrained_sources
-from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE, check_positive
+from mobius_seg.train.folded import fold_norms
+from mobius_seg.train.precision import channels_last, choose_precision
+from mobius_seg.train.record import pretrained_sources, read_record
+from mobius_seg.train.settings import (
+    BACKBONE_FILE,
+    PRETRAINING_FILE,
+    Precision,
+    check_positive,
+)
 
 _PARTS = ("backbone.", "name_map.", "text_projection.", "text_mean")
 _LOG_STEPS = 50
@@ -74,6 +82,9 @@ class PretrainConfig:
         preset: model whose backbone and name map are trained.
         out: folder for ``backbone.safetensors`` and ``pretraining.json``.
         pack: file of ``mobius-seg assets pack``.
+        weights: trained model whose backbone and name map go on learning, crowded pictures from the
+            start; the whole model is written to ``out / "model"`` then, for ``mobius-seg train
+            --weights``.
         minutes: wall-clock minutes, unless ``steps`` are given.
         steps: steps in all; the same result on every machine.
         size: side of the pictures of the last stage in pixels.
@@ -82,12 +93,14 @@ class PretrainConfig:
         pretrained: start from ImageNet weights where there are any.
         freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
         threads: CPU threads of torch; 0 leaves torch's choice.
+        precision: ``auto`` takes bf16 where the device computes it natively.
         seed: of everything random.
     """
 
     preset: str
     out: Path
     pack: Path = Path("assets/pack.safetensors")
+    weights: Path | None = None
     minutes: float = 60.0
     steps: int | None = None
     size: int = 192
@@ -96,6 +109,7 @@ class PretrainConfig:
     pretrained: bool = True
     freeze_stride: int = 8
     threads: int = 0
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -190,21 +204,18 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = get_preset(config.preset)
-    if not model.name_map:
+    if not get_preset(config.preset).name_map:
         raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
     pack = Pack.open(config.pack)
-    network = Mobius(model)
-    start = "random"
-    if config.pretrained:
-        start = load_imagenet(network.backbone, model.backbone, config.pack.parent) or start
-    network.backbone.freeze_norm = start != "random"
-    network.backbone.freeze(config.freeze_stride if start != "random" else 0)
     names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[_base(pack)]
-    network.fit_text(names_KD)
+    network, start = _start(config, names_KD)
+    drawn = start == "random" and config.weights is None
+    network.backbone.freeze_norm = not drawn
+    network.backbone.freeze(0 if drawn else config.freeze_stride)
     runner = _Runner(config, network, names_KD)
-    ends = [stage.start for stage in STAGES[1:]] + [1.0]
-    for stage, end in zip(STAGES, ends, strict=True):
+    stages = STAGES if config.weights is None else STAGES[-1:]
+    ends = [stage.start for stage in stages[1:]] + [1.0]
+    for stage, end in zip(stages, ends, strict=True):
         runner.go(CrowdBatches(pack, config, stage), end)
     judged = CrowdBatches(pack, config, STAGES[-1], "calib")
     record = {
@@ -214,10 +225,29 @@ def pretrain(config: PretrainConfig) -> Path:
         "images": runner.images,
         "objects": runner.objects,
         "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
-        "assets": pretrained_sources(start),
+        "assets": [*(dict(source) for source in pack.meta.sources), *pretrained_sources(start)],
         "curve": runner.log,
     }
+    if config.weights is not None:
+        record["previous"] = read_record(find_folder(config.weights), TRAINING_FILE)
+        save_model(network, config.out / RUN_MODEL, training=record)
     return _write(config.out, network, record)
+
+
+def _start(config: PretrainConfig, names_KD: Tensor) -> tuple[Mobius, str]:
+    """The network that the run begins with, and a word for where its weights came from."""
+    if config.weights is not None:
+        network = load_model(config.weights)
+        if network.config.name != config.preset:
+            raise InputError(f"{config.weights}: holds {network.config.name}, not {config.preset}")
+        return network, str(config.weights.name)
+    model = get_preset(config.preset)
+    network = Mobius(model)
+    start = "random"
+    if config.pretrained:
+        start = load_imagenet(network.backbone, model.backbone, config.pack.parent) or start
+    network.fit_text(names_KD)
+    return network, start
 
 
 def load_pretrained(network: Mobius, file: Path, partly: bool = False) -> list[str]:
@@ -252,7 +282,7 @@ def load_pretrained(network: Mobius, file: Path, partly: bool = False) -> list[s
     return left_out
 
 
-_PLACES = ("out", "pack")
+_PLACES = ("out", "pack", "weights")
 
 
 def _base(pack: Pack) -> list[int]:
@@ -280,8 +310,9 @@ class _Runner:
     def __init__(self, config: PretrainConfig, network: Mobius, names_KD: Tensor) -> None:
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = network.to(self.device)
-        self.network.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(network.to(self.device))
+        fold_norms(self.network.backbone)
+        self.half = choose_precision(config.precision) == "bf16"
         with torch.no_grad():
             self.vocabulary_KC = self.network.project_names(names_KD.to(self.device))
         self.log_scale = nn.Parameter(torch.tensor(30.0, device=self.device).log())
@@ -338,8 +369,9 @@ class _Runner:
         network = self.network
         mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
         images = (batch.images_B3SS.to(self.device).float() / 255 - mean) / std
-        maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
-        names_BNC = self.name_map(maps[2], maps[3]).flatten(2).transpose(1, 2)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
+            names_BNC = self.name_map(maps[2], maps[3]).float().flatten(2).transpose(1, 2)
         of_T = batch.picture_T.to(self.device)
         sum_TC = torch.einsum("tn,tnc->tc", batch.cover_TN.to(self.device), names_BNC[of_T])
         cosine_TK: Tensor = F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T

@@ -90,6 +90,8 @@ class TrainConfig:
         negatives: smallest and largest number of sampled negative names.
         expression_ratio: share of images asked with a referring expression.
         agnostic_ratio: share of images asked without names.
+        enlarge_ratio: share of composed scenes that are made smaller and enlarged, as small
+            pictures are at inference.
         prefix_ratio: share of steps that run a random prefix of the decoder's layers.
         drop_ratio: share of steps that run with fewer queries, dropped between layers.
         workers: loader processes; 0 composes in the training process.
@@ -132,6 +134,7 @@ class TrainConfig:
     negatives: tuple[int, int] = (20, 200)
     expression_ratio: float = 0.15
     agnostic_ratio: float = 0.15
+    enlarge_ratio: float = 0.0
     prefix_ratio: float = 0.2
     drop_ratio: float = 0.4
     workers: int = 1
@@ -158,9 +161,11 @@ class TrainConfig:
             raise InputError("give either steps or minutes (--steps N or --minutes M)")
         if (self.annotations is None) != (self.images is None):
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
+        if self.annotations is not None and self.enlarge_ratio:
+            raise InputError("enlarge_ratio belongs to composed scenes; not with --annotations")
         self._check_numbers()
-        ratios = ("expression_ratio", "agnostic_ratio", "prefix_ratio", "drop_ratio", "flat", "ema")
-        for name in ratios:
+        ratios = ("expression_ratio", "agnostic_ratio", "enlarge_ratio", "prefix_ratio")
+        for name in (*ratios, "drop_ratio", "flat", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)!r}; allowed: 0 to 1")
         if self.backbone is not None and self.weights is not None:
@@ -230,7 +235,7 @@ class TrainConfig:
         check_ratios(self.mixture or ())
         if self.annotations is not None:
             raise InputError("give either annotations or a mixture of sources, not both")
-        for name in ("expression_ratio", "agnostic_ratio"):
+        for name in ("expression_ratio", "agnostic_ratio", "enlarge_ratio"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
                     f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture:"
