@@ -9,6 +9,8 @@ EXTRAS = {
     "onnxscript": "export",
     "openvino": "openvino",
     "executorch": "executorch",
+    "litert_torch": "litert",
+    "ai_edge_litert": "litert",
     "resvg_py": "train",
     "scipy": "train",
     "tensorboard": "train",
