@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobius_seg.cli import main
 from mobius_seg.errors import InputError
@@ -95,6 +98,29 @@ def test_litert_takes_names_as_an_input_and_float16_weights(tmp_path: Path) -> N
     assert all(row["mask_iou"] > 0.98 and 0 < row["score"] < 1e-2 for row in rows)
     with pytest.raises(InputError, match=r"9 names are .* 8 at most"):
         open_exported(tmp_path).run(np.zeros((1, 3, 64, 64), "f"), np.ones((9, 384), "f"))
+
+
+def test_litert_samples_maps_and_takes_backbones_of_accelerators(tmp_path: Path) -> None:
+    litert = pytest.importorskip("litert_torch", reason="litert-torch is not installed")
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(torch.rand(1, 4, 8, 8, generator=generator) for _ in range(2))
+    wanted = _OfAccelerators()(*inputs)
+    found = litert.convert(_OfAccelerators().eval(), inputs)(*inputs)
+    for ours, theirs in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(theirs, ours.numpy(), rtol=0, atol=2e-6)
+
+
+class _OfAccelerators(nn.Module):
+    """What the lint lets through for LiteRT beyond what phones' presets are made of."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        grid = 2.4 * y[:, :2].permute(0, 2, 3, 1) - 1.2  # some points lie outside
+        sampled = F.grid_sample(x, grid, align_corners=False)
+        acted = F.gelu(x) + F.silu(y) + torch.erf(x) + torch.tanh(y)
+        moved = torch.roll(x, (2, 3), (2, 3)).flip(2)[:, torch.tensor([2, 0])]
+        normed = F.group_norm(F.adaptive_avg_pool2d(x, 4), 2)
+        rounded = (8 * x).floor() + (8 * y).ceil().remainder(3.0) + (8 * x).fmod(3.0).round()
+        return sampled, acted, moved, normed, rounded, F.unfold(y, 2)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from mobius_seg.checkpoint import (
 )
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.export.lint_targets import OPERATORS, SAMPLING
 from mobius_seg.predict_arguments import SIZE_LIMITS
 from mobius_seg.presets import PRESETS
 from mobius_seg.static_points import static_points
@@ -202,16 +203,17 @@ def open_source(model: str, seed: int = SEED) -> Source:
 
 
 def check_static(config: ModelConfig, runtime: str) -> None:
-    """See that a network is one that runtimes for phones take.
+    """See that a network is one that a runtime for phones takes.
 
     Args:
         config: of the network.
-        runtime: for the message.
+        runtime: one of :data:`STATIC_FORMATS`.
 
     Raises:
-        InputError: it samples maps at points that it computes.
+        InputError: it samples maps at points that it computes, and the runtime cannot.
     """
-    if "deformable" in (config.mixing, config.cross_attention):
+    sampled = "deformable" in (config.mixing, config.cross_attention)
+    if sampled and not OPERATORS[runtime] >= SAMPLING:
         raise InputError(
             f"{config.name} needs grid_sample, which {runtime} lacks; allowed: models made for"
             " phones (mobius-p, mobius-n, mobius-s), see mobius-seg lint-export"
