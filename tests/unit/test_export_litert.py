@@ -12,7 +12,7 @@ from tests.support.models import lively_network
 
 from mobius_seg.errors import InputError
 from mobius_seg.export.graph import ExportGraph, example_inputs
-from mobius_seg.export.litert_file import NamedGraph, delegated_facts
+from mobius_seg.export.litert_file import NamedGraph, delegated_facts, write_litert
 from mobius_seg.export.session_litert import open_session
 from mobius_seg.export.spec import OUTPUTS, GraphFile
 from mobius_seg.pruning import PruningPolicy
@@ -76,6 +76,27 @@ def test_a_broken_file_is_told_in_one_line(tmp_path: Path) -> None:
     file.write_bytes(b"else")
     with pytest.raises(InputError, match=r"model.tflite: LiteRT cannot open it: not a model$"):
         open_session(file, _graph(), None)
+
+
+def test_an_operator_that_the_converter_lacks_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["Lowering not found: aten.some.default\n\nWhile executing %some"]
+    words += ["another bug: Lowering not found: aten.some.default"]
+
+    def convert(*_: object, **__: object) -> None:
+        raise RuntimeError(words.pop(0))
+
+    module = ModuleType("litert_torch")
+    module.convert = convert  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "litert_torch", module)
+    graph = ExportGraph(lively_network(), PruningPolicy(), None, padded=True)
+    with pytest.raises(
+        InputError, match=r"^mobius-test: .* take aten\.some\.default; .*litert say"
+    ):
+        write_litert(graph, tmp_path / "model.tflite", (64, 64))
+    with pytest.raises(RuntimeError, match="another bug"):
+        write_litert(graph, tmp_path / "model.tflite", (64, 64))
 
 
 def test_what_xnnpack_took_lies_between_its_outputs_and_inputs() -> None:

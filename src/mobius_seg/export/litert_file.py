@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobius_seg.errors import InputError
 from mobius_seg.export.graph import ExportGraph, example_inputs
 from mobius_seg.export.onnx_file import quiet
 from mobius_seg.export.spec import IMAGE, OUTPUTS, TEXT
 from mobius_seg.export.windows import low_rank_windows
 
 DELEGATE = "DELEGATE"
+_UNKNOWN = "Lowering not found: "  # how litert-torch's message about an operator begins
 
 
 class NamedGraph(nn.Module):
@@ -53,18 +55,34 @@ def write_litert(
 
     Returns:
         What ``model.json`` says about it: parts that XNNPACK runs, and operators outside of them.
+
+    Raises:
+        InputError: the network has an operator that litert-torch does not know.
     """
     inputs = example_inputs(graph, *size, batch=1, names=names or 3)
     named = dict(zip((IMAGE, TEXT), inputs, strict=False))
     with _silent():
-        import litert_torch
-
-        with torch.no_grad(), low_rank_windows():
-            model: Any = litert_torch.convert(NamedGraph(graph).eval(), sample_kwargs=named)
-        model.export(str(file))
+        _convert(graph, named).export(str(file))
         if half:
             file.write_bytes(_with_half_weights(file))
         return delegated_facts(_operators(file))
+
+
+def _convert(graph: ExportGraph, inputs: dict[str, Tensor]) -> Any:
+    """The model of litert-torch; examples by the names of inputs."""
+    import litert_torch
+
+    try:
+        with torch.no_grad(), low_rank_windows():
+            return litert_torch.convert(NamedGraph(graph).eval(), sample_kwargs=inputs)
+    except RuntimeError as error:
+        head, found, rest = str(error).partition(_UNKNOWN)
+        if head or not found:
+            raise
+        raise InputError(
+            f"{graph.network.config.name}: litert-torch does not take {rest.split()[0]};"
+            " mobius-seg lint-export --target litert says where it is"
+        ) from error
 
 
 def _with_half_weights(file: Path) -> bytes:
