@@ -11,6 +11,7 @@ EXTRAS = {
     "executorch": "executorch",
     "litert_torch": "litert",
     "ai_edge_litert": "litert",
+    "ai_edge_quantizer": "litert",
     "resvg_py": "train",
     "scipy": "train",
     "tensorboard": "train",

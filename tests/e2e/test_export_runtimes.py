@@ -130,7 +130,8 @@ class _OfAccelerators(nn.Module):
 def test_a_missing_package_names_its_extra(
     format_: str, package: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, needed = importlib.util.find_spec, ("executorch", "litert_torch", "ai_edge_litert")
+    real = importlib.util.find_spec
+    needed = ("executorch", "litert_torch", "ai_edge_litert", "ai_edge_quantizer")
 
     def find(name: str) -> object:
         return None if name == package else real("json" if name in needed else name)
