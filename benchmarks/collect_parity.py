@@ -4,7 +4,8 @@
     python benchmarks/collect_parity.py exported/n exported/p
 
 A report of the same model, weights, runtime, precision, operating point, size, reference and kinds
-of graphs takes the place of an older one. Segments are left to their own report.
+of graphs takes the place of an older one. Segments are left to their own report. The conditions in
+a file are those of its last run: reports from another device go ``--into`` a file of their own.
 """
 
 import argparse
@@ -30,15 +31,17 @@ def main() -> None:
     """Read the folders, store what they say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="that mobius-seg export wrote")
-    path = RESULTS / "parity.json"
+    parser.add_argument("--into", metavar="NAME", default="parity", help="file in results/")
+    options = parser.parse_args()
+    path = RESULTS / f"{options.into}.json"
     entries = json.loads(path.read_text())["reports"] if path.exists() else []
-    for folder in parser.parse_args().folders:
+    for folder in options.folders:
         entry = summary(json.loads((folder / "parity.json").read_text()))
         entries = [one for one in entries if _identity(one) != _identity(entry)] + [entry]
     facts = conditions()
-    facts["command"] = "python benchmarks/collect_parity.py"
+    facts["command"] = f"python benchmarks/collect_parity.py --into {options.into}"
     entries.sort(key=lambda one: [str(one[key]) for key in IDENTITY])
-    store("parity", {"conditions": facts, "reports": entries})
+    store(options.into, {"conditions": facts, "reports": entries})
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

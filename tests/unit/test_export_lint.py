@@ -45,15 +45,16 @@ def _findings(target: str) -> list[Finding]:
 
 
 def test_what_no_phone_takes_is_named_with_its_module() -> None:
-    found = {(f.kind, f.what): f for f in _findings("litert")}
+    found = {(f.kind, f.what): f for f in _findings("executorch")}
     assert found["operator", "grid_sampler_2d"].modules == ("inner",)
     assert found["rank", "mul.Tensor of rank 6"].count == 1
     assert ("operator", "nonzero") in found
     assert ("shape", "nonzero of a shape that depends on data") in found
     assert ("dtype", "_to_copy of float64") in found
-    kinds = {f.what for f in _findings("onnx")}
-    assert "grid_sampler_2d" not in kinds
-    assert "nonzero" in kinds
+    for target in ("onnx", "litert"):
+        kinds = {f.what for f in _findings(target)}
+        assert "grid_sampler_2d" not in kinds
+        assert "nonzero" in kinds
 
 
 @pytest.mark.parametrize("target", ["executorch", pytest.param("onnx", marks=pytest.mark.slow)])
@@ -115,6 +116,13 @@ def _passes_onnx(config: ModelConfig) -> None:
     vocabulary = "baked" if config.fuse_subwords else "dynamic"
     (result,) = lint_model(config, "onnx", (256, 256), (vocabulary,))
     assert result.findings == ()
+
+
+@pytest.mark.slow
+def test_litert_takes_what_samples() -> None:
+    (result,) = lint_model(get_preset("mobius-m"), "litert", (128, 128), ("baked",))
+    assert result.findings == ()
+    assert "grid_sampler_2d" in result.operators
 
 
 @pytest.mark.slow

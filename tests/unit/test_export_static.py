@@ -50,11 +50,16 @@ def test_what_the_formats_refuse(tmp_path: Path) -> None:
     assert request(**phone, names_count=5).text_rows == 5
     assert request(**phone, names=("cup",)).text_rows is None
     assert request().text_rows is None
+    assert request(runtime="litert", precision="fp16").text_rows == 80
     for values, words in (
         ({**phone, "dynamic_size": True}, "one size"),
         ({**phone, "precision": "fp16"}, "allowed: fp32"),
         ({"runtime": "openvino", "precision": "int8"}, "allowed: fp32, fp16"),
-        ({"runtime": "litert"}, "litert cannot be written: .*lint-export.*executorch"),
+        (
+            {**phone, "runtime": "litert", "precision": "int8"},
+            "litert is 'int8'; allowed: fp32, fp16",
+        ),
+        ({"runtime": "litert", "dynamic_size": True}, "litert takes pictures of one size"),
         ({"names_count": 5}, "names-count"),
         ({**phone, "names": ("cup",), "names_count": 5}, "names-count"),
         ({"precision": "int8"}, "calibration-images"),
@@ -75,5 +80,6 @@ def test_models_for_phones_alone(name: str) -> None:
     if name in phones:
         check_static(get_preset(name), "executorch")
         return
-    with pytest.raises(InputError, match=f"{name} needs grid_sample, which litert lacks"):
-        check_static(get_preset(name), "litert")
+    with pytest.raises(InputError, match=f"{name} needs grid_sample, which executorch lacks"):
+        check_static(get_preset(name), "executorch")
+    check_static(get_preset(name), "litert")

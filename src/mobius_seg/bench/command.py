@@ -32,7 +32,10 @@ from mobius_seg.machine import processor, versions
 from mobius_seg.terminal import make_console, print_warning, shows_progress
 from mobius_seg.text_cache import default_cache_dir
 
-PACKAGES = ("mobius-seg", "torch", "timm", "numpy", "onnxruntime", "openvino", "executorch")
+PACKAGES = (
+    *("mobius-seg", "torch", "timm", "numpy", "onnxruntime", "openvino", "executorch"),
+    "ai-edge-litert",
+)
 _PEER_SIZE = (640, 640)
 _FORMAT = 1
 

@@ -18,6 +18,7 @@ _PACKAGES = {
     "onnx": _ONNX,
     "openvino": (*_ONNX, "openvino"),
     "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
 }
 
 

@@ -16,6 +16,7 @@ from mobius_seg.config import ModelConfig
 from mobius_seg.cost.dispatch import meta_network
 from mobius_seg.export.graph import ExportGraph, make_program
 from mobius_seg.export.lint_targets import DTYPES, MAX_RANK, OPERATORS
+from mobius_seg.export.request import STATIC_FORMATS
 from mobius_seg.operating_points import from_fractions
 from mobius_seg.static_points import static_points
 from mobius_seg.types import TextPrompt
@@ -86,7 +87,7 @@ def lint_model(
     height, width = size or (side, side)
     points = static_points(config)
     fast = points.policy("fast") if "fast" in points.points else from_fractions(config, (0.5, 0.2))
-    mobile = target in ("executorch", "litert")
+    mobile = target in STATIC_FORMATS
     network = meta_network(config)
     with torch.device("meta"):
         names = torch.empty(1, _NAMES, config.text_dim)

@@ -2,7 +2,7 @@
 
 ``PHONE`` is what the phone presets are made of and every target runs. Accelerator presets need
 ``SAMPLING`` (deformable attention) and what their backbones are made of, which ONNX Runtime and
-OpenVINO have and phones' runtimes lack.
+OpenVINO have and ExecuTorch lacks; litert-torch writes them as gathers and arithmetic for LiteRT.
 """
 
 import torch
@@ -39,7 +39,7 @@ OPERATORS: dict[str, frozenset[str]] = {
     "onnx": PHONE | SAMPLING | BACKBONES | _POSITIONS,
     "openvino": PHONE | SAMPLING | BACKBONES,
     "executorch": PHONE,
-    "litert": PHONE,
+    "litert": PHONE | SAMPLING | BACKBONES,
 }
 """Operators by target, without the prefix of their namespace."""
 

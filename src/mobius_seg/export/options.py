@@ -29,8 +29,7 @@ def add_export(add: Add, option: Option, default_model: str) -> None:
     option(parser, "--model", str, default_model, "shipped model, preset, or a model's folder")
     parser.add_argument(
         "--format", choices=("onnx", "openvino", "executorch", "litert"), default="onnx",
-        help="default: onnx; executorch is for phones and has fixed shapes, litert is not"
-        " written yet",
+        help="default: onnx; executorch and litert are for phones and have fixed shapes",
     )  # fmt: skip
     _add_graph(parser, option)
     _add_precision(parser, option)
@@ -61,7 +60,7 @@ def _add_graph(parser: argparse.ArgumentParser, option: Option) -> None:
     )  # fmt: skip
     option(
         parser, "--names-count", count, None,
-        "names that an executorch graph takes at most, where they are an input (80)",
+        "names that a graph for phones takes at most, where they are an input (80)",
     )  # fmt: skip
     parser.add_argument("--everything", action="store_true", help="every object, without names")
     parser.add_argument(

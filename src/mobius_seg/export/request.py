@@ -15,6 +15,7 @@ from mobius_seg.checkpoint import (
 )
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
+from mobius_seg.export.lint_targets import OPERATORS, SAMPLING
 from mobius_seg.predict_arguments import SIZE_LIMITS
 from mobius_seg.presets import PRESETS
 from mobius_seg.static_points import static_points
@@ -24,14 +25,9 @@ if TYPE_CHECKING:
     from mobius_seg.model import Mobius
     from mobius_seg.operating_points import OperatingPoints
 
-FORMATS = ("onnx", "openvino", "executorch")
-STATIC_FORMATS = ("executorch",)
+FORMATS = ("onnx", "openvino", "executorch", "litert")
+STATIC_FORMATS = ("executorch", "litert")
 """Those whose graphs have fixed shapes: one picture a call, of one size, so many names."""
-NO_LITERT = (
-    "its graphs pass mobius-seg lint-export --target litert and torch's export inside litert-torch,"
-    " but no conversion has been carried to its end and compared; for phones there is --format"
-    " executorch"
-)
 PRECISIONS = ("fp32", "fp16", "int8")
 NAMES_COUNT = 80
 """Names that a graph of fixed shapes takes as an input, where nothing else is asked for."""
@@ -55,7 +51,8 @@ class ExportRequest:
         everything: one column for every object.
         size: height and width; None for the model's own, square.
         dynamic_size: height and width may be any multiples of 32.
-        precision: one of :data:`PRECISIONS`; ``int8`` for ONNX, ``fp16`` for ONNX and OpenVINO.
+        precision: one of :data:`PRECISIONS`; ``int8`` for ONNX, ``fp16`` for all but
+            ExecuTorch.
         names_count: names that a graph of :data:`STATIC_FORMATS` takes at most where they are an
             input; None for :data:`NAMES_COUNT`.
         segments: one graph a decoder layer, chained until the point's own rule stops, for ONNX.
@@ -89,8 +86,6 @@ class ExportRequest:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
-        if self.runtime == "litert":
-            raise InputError(f"format litert cannot be written: {NO_LITERT}")
         _one_of("format", self.runtime, FORMATS)
         _one_of("precision", self.precision, PRECISIONS)
         if self.everything and (self.names is not None or self.dynamic_names):
@@ -130,7 +125,8 @@ class ExportRequest:
         """What the format, the precision and the segments allow."""
         if self.static and self.dynamic_size:
             raise InputError(f"{self.runtime} takes pictures of one size; give --size")
-        precisions = {"onnx": PRECISIONS, "openvino": PRECISIONS[:2]}
+        half = PRECISIONS[:2]
+        precisions = {"onnx": PRECISIONS, "openvino": half, "litert": half}
         _one_of(
             f"precision for {self.runtime}", self.precision, precisions.get(self.runtime, ("fp32",))
         )
@@ -207,16 +203,17 @@ def open_source(model: str, seed: int = SEED) -> Source:
 
 
 def check_static(config: ModelConfig, runtime: str) -> None:
-    """See that a network is one that runtimes for phones take.
+    """See that a network is one that a runtime for phones takes.
 
     Args:
         config: of the network.
-        runtime: for the message.
+        runtime: one of :data:`STATIC_FORMATS`.
 
     Raises:
-        InputError: it samples maps at points that it computes.
+        InputError: it samples maps at points that it computes, and the runtime cannot.
     """
-    if "deformable" in (config.mixing, config.cross_attention):
+    sampled = "deformable" in (config.mixing, config.cross_attention)
+    if sampled and not OPERATORS[runtime] >= SAMPLING:
         raise InputError(
             f"{config.name} needs grid_sample, which {runtime} lacks; allowed: models made for"
             " phones (mobius-p, mobius-n, mobius-s), see mobius-seg lint-export"

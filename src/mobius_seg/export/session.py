@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobius_seg.errors import InputError
-from mobius_seg.export.spec import GraphFile
+from mobius_seg.export.spec import TEXT, GraphFile
 
 Array = NDArray[Any]
 
@@ -68,6 +68,39 @@ def one_by_one(run: Callable[[Array], dict[str, Array]], image_B3HW: Array) -> d
     """
     rows = [run(image_B3HW[row : row + 1]) for row in range(len(image_B3HW))]
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+
+
+def text_rows(graph: GraphFile) -> int | None:
+    """Rows of the input ``text`` of a graph of fixed shapes; None where it has no such input."""
+    return int(graph.inputs[TEXT][0]) if TEXT in graph.inputs else None
+
+
+def run_static(
+    call: Callable[..., dict[str, Array]],
+    rows: int | None,
+    image_B3HW: Array,
+    text_KD: Array | None,
+) -> dict[str, Array]:
+    """A batch through a graph of fixed shapes: one picture a call, names padded with zeros.
+
+    Args:
+        call: outputs by name of one picture, [1, 3, H, W], and of the padded text vectors where
+            there are any; what it returns is not written again.
+        rows: of :func:`text_rows`.
+        image_B3HW: B pictures, at least one.
+        text_KD: float32, where the vocabulary is an input.
+
+    Raises:
+        InputError: there are more names than rows.
+    """
+    names = None if rows is None or text_KD is None else len(text_KD)
+    text = () if rows is None else (contiguous(pad_names(text_KD, rows)),)
+
+    def one(image_13HW: Array) -> dict[str, Array]:
+        values = call(contiguous(image_13HW), *text)
+        return {**values, "scores": values["scores"][..., :names]}
+
+    return one_by_one(one, image_B3HW)
 
 
 def pad_names(text_KD: Array | None, rows: int) -> Array:

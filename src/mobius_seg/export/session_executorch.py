@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from mobius_seg.errors import InputError
-from mobius_seg.export.session import Array, contiguous, one_by_one, pad_names
-from mobius_seg.export.spec import OUTPUTS, TEXT, GraphFile
+from mobius_seg.export.session import Array, run_static, text_rows
+from mobius_seg.export.spec import OUTPUTS, GraphFile
 
 
 class ExecutorchSession:
@@ -37,24 +37,17 @@ class ExecutorchSession:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{file}: ExecuTorch cannot open it: {reason}") from error
-        self._rows = int(graph.inputs[TEXT][0]) if TEXT in graph.inputs else None
+        self._rows = text_rows(graph)
 
     def run(self, image_B3HW: Array, text_KD: Array | None) -> dict[str, Array]:
         """As :meth:`mobius_seg.export.session.Session.run`."""
-        names = None if self._rows is None or text_KD is None else len(text_KD)
-        text = () if self._rows is None else (pad_names(text_KD, self._rows),)
+        return run_static(self._call, self._rows, image_B3HW, text_KD)
 
-        def one(image_13HW: Array) -> dict[str, Array]:
-            inputs = [torch.from_numpy(contiguous(value)) for value in (image_13HW, *text)]
-            found = self._method.execute(inputs)
-            # Copies: the program's outputs lie in memory that the next call writes.
-            values = {
-                name: np.array(value.numpy(), np.float32)
-                for name, value in zip(OUTPUTS, found, strict=True)
-            }
-            return {**values, "scores": values["scores"][..., :names]}
-
-        return one_by_one(one, image_B3HW)
+    def _call(self, *inputs: Array) -> dict[str, Array]:
+        """Outputs of one picture, copied: they lie in memory that the next call writes."""
+        found = self._method.execute([torch.from_numpy(value) for value in inputs])
+        values = zip(OUTPUTS, found, strict=True)
+        return {name: np.array(value.numpy(), np.float32) for name, value in values}
 
 
 def open_session(file: Path, graph: GraphFile, threads: int | None) -> ExecutorchSession:

@@ -20,6 +20,7 @@ from mobius_seg.export.chain import CHAIN
 from mobius_seg.export.chain_file import chain_schedule, write_chain
 from mobius_seg.export.executorch_file import write_executorch
 from mobius_seg.export.graph import ExportGraph
+from mobius_seg.export.litert_file import write_litert
 from mobius_seg.export.onnx_file import OPSET, write_onnx
 from mobius_seg.export.openvino_file import write_openvino
 from mobius_seg.export.parity import known_texts
@@ -49,10 +50,11 @@ from mobius_seg.text_features import TextEncoder
 from mobius_seg.types import TextPrompt
 from mobius_seg.version import __version__
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte", "litert": ".tflite"}
 OWN_FILES = (
     *("model.onnx", "model_dynamic.onnx", "model.xml", "model.bin", "model_dynamic.xml"),
     *("model_dynamic.bin", "model.pte", "model_dynamic.pte"),
+    *("model.tflite", "model_dynamic.tflite"),
     *(TEXT_FILE, TOKENIZER_FILE, PARITY_FILE, QUANTIZATION_FILE, "encode.onnx", "masks.onnx"),
 )
 """What exports write beside ``model.json``."""
@@ -60,6 +62,7 @@ _WRITERS = {
     "onnx": ("onnx", "onnxscript"),
     "openvino": ("onnx", "onnxscript", "openvino"),
     "executorch": ("executorch",),
+    "litert": ("litert-torch", "litert-converter", "ai-edge-litert"),
 }
 CALIBRATION_NAMES = 80
 """Names that a graph is calibrated with where they are an input."""
@@ -221,9 +224,11 @@ def _write_graph(
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """One graph in the format asked for; what is to be said about it."""
-    if request.static:
-        return write_executorch(graph, file, size, request.text_rows)
     half, free = request.precision == "fp16", request.dynamic_size
+    if request.runtime == "executorch":
+        return write_executorch(graph, file, size, request.text_rows)
+    if request.runtime == "litert":
+        return write_litert(graph, file, size, request.text_rows, half=half)
     if request.runtime == "onnx":
         if request.precision == "int8":
             return _write_int8(request, graph, file, size, facts)
