@@ -239,6 +239,7 @@ def test_threads_are_set_and_put_back(data_set: Path) -> None:
         ({"batch": True}, "batch is True"),
         ({"expressions": "x.json"}, "expressions are not used in mode 'names'"),
         ({"mode": "expressions", "expressions": "none.json"}, "no such expressions file"),
+        ({"threads": 10**9}, "threads is 1000000000; allowed: up to 1024"),
     ],
 )
 def test_arguments_that_cannot_be_meant(data_set: Path, options: dict[str, Any], says: str) -> None:

@@ -43,6 +43,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import MAX_DETECTIONS, ApScorer, engine
 from mobius_seg.evaluate.referring import ReferringScorer
 from mobius_seg.files import write_text
+from mobius_seg.option_kinds import MAX_THREADS
 from mobius_seg.predict_arguments import check_extent
 from mobius_seg.terminal import make_console, shows_progress
 from mobius_seg.version import __version__
@@ -326,6 +327,8 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name} is {value!r}; allowed: a whole number of at least 1")
+        if name == "threads" and value is not None and value > MAX_THREADS:
+            raise InputError(f"threads is {value!r:.40}; allowed: up to {MAX_THREADS}")
 
 
 @contextmanager
