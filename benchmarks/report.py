@@ -20,6 +20,7 @@ from claims_page import claims_sections
 from claims_plots import draw_claims
 from conditions import RESULTS, ROOT
 from cost_page import cost_section
+from errors_page import errors_section
 from mobius_seg.config import ModelConfig
 from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
@@ -111,6 +112,7 @@ def results() -> str:
     parts = [prose.RESULTS]
     for section in (
         _quality,
+        errors_section,
         photos_section,
         _curve,
         cost_section,

@@ -29,7 +29,7 @@ LEAST_DB, MOST_LOST_DB = 12.0, 6.0
 lost more than the second."""
 _AT_ONCE = 32  # values of each graph that are held while they are compared
 _LAYERS = ("Conv", "MatMul", "Gemm")
-_BETWEEN = ("Add", "Relu", "Clip", "AveragePool", "MaxPool", "Resize")
+_BETWEEN = ("Add", "Relu", "Clip", "MaxPool", "Resize")  # pooling in int8 is slower
 _ROUNDED = "_DequantizeLinear_Output"
 """Suffix of a value that was rounded, as the quantiser names it."""
 _HEADS = ("pixel_decoder.mask_features",)

@@ -1,0 +1,93 @@
+"""What becomes of each object of the val sets: found and named, or lost, and to what.
+
+Of the 100 best instances of a picture (one name each, all names of the split asked), an object is
+
+* *right* where the best-scored instance that covers it (mask IoU of 0.5 or more) has its name,
+* *misnamed* where that instance has another name,
+* *badly outlined* where no instance covers it but one reaches an IoU of 0.1,
+* *missed* otherwise.
+
+*Doubled* counts further instances that cover an object that is covered already.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+import mobius_seg
+from conditions import ROOT, conditions, store
+from mobius_seg.data.coco import CocoData, picture_path, read_coco
+from val_sets import COUNT, SEEDS, SIZE, val_set
+
+COVERED, TOUCHED = 0.5, 0.1
+AREAS = {"small": 32**2, "medium": 96**2, "large": float("inf")}
+ENDS = ("right", "misnamed", "badly outlined", "missed")
+
+
+def main() -> None:
+    """Measure and store ``results/errors_<model>.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="mobius-n", help="preset name or folder of weights")
+    parser.add_argument("--pack", type=Path, default=ROOT / "assets" / "pack.safetensors")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "val")
+    parser.add_argument("--limit", type=int, help="only the first pictures (a trial, not stored)")
+    options = parser.parse_args()
+    model = mobius_seg.load(options.model)
+    splits = {}
+    for split in SEEDS:
+        found = val_set(split, options.pack, options.folder)
+        coco = read_coco(found.annotations)
+        splits[split] = _breakdown(model, coco, found.images, options.limit)
+        print(split, splits[split])
+    if options.limit is not None:
+        return
+    facts = conditions(
+        precision="float32",
+        scenes=f"{COUNT} composed {SIZE}x{SIZE} scenes a split, seeds {SEEDS}",
+        input_size=model.config.input_size,
+    )
+    store(f"errors_{Path(options.model).name}", {"conditions": facts, "splits": splits})
+
+
+def _breakdown(
+    model: mobius_seg.Predictor, coco: CocoData, images: Path, limit: int | None
+) -> dict[str, dict[str, Any]]:
+    """Counts of each end by size of the object."""
+    ends = {size: Counter[str]() for size in AREAS}
+    for index, image in enumerate(coco.images[:limit]):
+        found = model.predict(
+            picture_path(image, images), names=list(coco.names), threshold=0.0, calibrated=False
+        )
+        rows = coco.by_image[index]
+        truths = [coco.rle(row) for row in rows]
+        if not truths:
+            continue
+        overlap_IM = np.zeros((0, len(rows)))
+        if len(found):
+            crowd = [0] * len(rows)
+            overlap_IM = np.asarray(coco_mask.iou(list(found.rles), truths, crowd))
+        for column, row in enumerate(rows):
+            overlap_I = overlap_IM[:, column]
+            area = float(coco_mask.area(truths[column]))
+            size = next(name for name, most in AREAS.items() if area <= most)
+            named = coco.names[coco.annotations[row].name]
+            for end in _end(overlap_I, found, named):
+                ends[size][end] += 1
+    return {size: dict(counts) for size, counts in ends.items()}
+
+
+def _end(overlap_I: Any, found: mobius_seg.Instances, named: str) -> list[str]:
+    """What became of one object; instances are in the order of their scores."""
+    covering = np.flatnonzero(overlap_I >= COVERED)
+    if len(covering):
+        first = "right" if found.names[int(covering[0])] == named else "misnamed"
+        return [first, *["doubled"] * (len(covering) - 1)]
+    return ["badly outlined" if (overlap_I >= TOUCHED).any() else "missed"]
+
+
+if __name__ == "__main__":
+    main()
