@@ -20,6 +20,7 @@ import torch
 
 from conditions import ROOT, conditions, store
 from mobius_seg.train import loop
+from mobius_seg.train.folded import FoldedConv
 from mobius_seg.train.settings import TrainConfig
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "10000000000"}
@@ -49,7 +50,9 @@ def main() -> None:
     for name, (_, _, keep) in VARIANTS.items():
         command = [sys.executable, __file__, *sys.argv[1:], "--variant", name]
         environment = os.environ | (KEEP_MEMORY if keep else {})
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, env=environment, check=True
+        )
         rows.append({"variant": name, **json.loads(done.stdout.splitlines()[-1])})
         print(rows[-1], flush=True)
     facts = conditions(
@@ -58,7 +61,6 @@ def main() -> None:
         batch=16,
         steps=options.steps,
         threads=torch.get_num_threads(),
-        command="python benchmarks/run_training_speed.py",
     )
     store("training_speed", {"conditions": facts, "rows": rows})
 
@@ -81,6 +83,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
         else:
             with mock.patch.object(loop, "fold_norms"):
                 run = loop.Run(config)
+        there = any(isinstance(module, FoldedConv) for module in run.network.modules())
+        assert there == folded, "the variant is not what its name says"
         times = [time.perf_counter()]
         for batch in run._loader():
             run._step(batch)

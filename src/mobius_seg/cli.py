@@ -136,7 +136,8 @@ def _compose(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from mobius_seg.train.pretrain import PretrainConfig, pretrain
+    from mobius_seg.train.pretrain import pretrain
+    from mobius_seg.train.pretrain_settings import PretrainConfig
 
     config = PretrainConfig(
         preset=options.preset,

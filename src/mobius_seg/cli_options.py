@@ -268,7 +268,7 @@ def _add_pretrain(commands: _Commands) -> None:
         commands,
         "pretrain",
         "Teach a backbone names on crowded scenes with given masks, as a start for training.",
-        "Then: mobius-seg train --backbone OUT.",
+        "Then: mobius-seg train --backbone OUT; after --weights: train --weights OUT/model.",
     )
     parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")

@@ -1,5 +1,6 @@
 """Pretraining a backbone on drawn shapes: it learns to name, and training starts from it."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from mobius_seg.train.loop import train
 from mobius_seg.train.pretrain import (
     STAGES,
     CrowdBatches,
-    PretrainConfig,
     load_pretrained,
     pretrain,
 )
+from mobius_seg.train.pretrain_settings import PretrainConfig
 from mobius_seg.train.settings import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -75,24 +76,43 @@ def test_training_starts_from_it_and_says_so(folder: Path, pack: Path, tmp_path:
 
 def test_a_model_goes_on_learning_names(pack: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    before = Mobius(get_preset("mobius-test"))
-    save_model(before, tmp_path / "before", training={"steps": 7})
-    config = settings(pack, tmp_path / "out", steps=2, weights=tmp_path / "before")
-    pretrain(config)
-    after = load_model(tmp_path / "out" / "model")
+    config = dataclasses.replace(get_preset("mobius-test"), name_stride=32)
+    before = Mobius(config)
+    save_model(before, tmp_path / "before", training={"steps": 7}, float16=False)
+    out = pretrain(
+        settings(pack, tmp_path / "out", pretrained=True, steps=4, weights=tmp_path / "before")
+    )
+    after = load_model(out)
+    halves = {key: value.half() for key, value in before.state_dict().items()}
     changed = {
         key.split(".")[0]
-        for (key, was), now in zip(
-            before.state_dict().items(), after.state_dict().values(), strict=True
-        )
-        if not torch.equal(was.half(), now.half())
+        for key, now in after.state_dict().items()
+        if not torch.equal(halves[key], now.half())
     }
-    assert {"backbone", "name_map"} >= changed >= {"name_map"}
-    record = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
+    assert changed == {"backbone", "name_map"}
+    record = json.loads((out / "training.json").read_text())
     assert record["previous"] == {"steps": 7}
-    assert record["steps"] == 2
-    with pytest.raises(InputError, match="holds mobius-test"):
-        pretrain(settings(pack, tmp_path, weights=tmp_path / "before", preset="mobius-n"))
+    assert record["steps"] == 4
+    assert record["hours"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"preset": "mobius-n"}, "holds mobius-test"),
+        ({"out": "run"}, "holds a model already"),
+        ({"pretrained": False}, "pretrained is False"),
+        ({"precision": "fp16"}, "precision is 'fp16'; allowed: auto, fp32, bf16"),
+    ],
+)
+def test_what_cannot_go_on(pack: Path, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    save_model(Mobius(get_preset("mobius-test")), tmp_path / "run" / "model")
+    values = {"weights": tmp_path / "run" / "model", "pretrained": True, **changes}
+    out = tmp_path / values.pop("out", "out")
+    digest = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=says):
+        pretrain(settings(pack, out, **values))
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == digest
 
 
 def test_a_batch_is_its_step(pack: Path, tmp_path: Path) -> None:

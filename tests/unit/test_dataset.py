@@ -2,12 +2,15 @@
 
 import pickle
 
+import cv2
 import pytest
 import torch
 from tests.support.shapes import write_shapes_pack
 
+from mobius_seg.data.compose import scene_rng
 from mobius_seg.data.dataset import PADDING, ComposedSamples
 from mobius_seg.data.pack import Pack
+from mobius_seg.data.scenes import SceneComposer
 from mobius_seg.errors import InputError
 
 
@@ -85,7 +88,6 @@ def test_bad_ratios_are_refused(pack: Pack, wrong: dict[str, float]) -> None:
 
 
 def test_scenes_are_enlarged_with_their_masks(pack: Pack) -> None:
-    plain = ComposedSamples(pack, size=64, seed=3)
     larger = ComposedSamples(pack, size=64, seed=3, enlarge=1.0)
     for i in range(6):
         sample = larger[i]
@@ -96,8 +98,14 @@ def test_scenes_are_enlarged_with_their_masks(pack: Pack) -> None:
         assert bool((sample.masks.flatten(1).any(1)).all())
         x1 = sample.masks.any(1).int().cumsum(1).argmax(1) + 1
         assert sample.boxes_xyxy[:, 2].int().tolist() == x1.tolist()
-    assert torch.equal(larger[2].image, larger[2].image)
-    assert not torch.equal(larger[2].image, plain[2].image)
+    rng = scene_rng(3, 2)
+    rng.random(2)  # the mode, and whether to enlarge
+    small = SceneComposer(pack, "train", 40).compose(rng)
+    wanted = cv2.resize(small.image, (64, 64), interpolation=cv2.INTER_LINEAR)
+    sample = ComposedSamples(
+        pack, size=64, seed=3, names_ratio=1, expression_ratio=0, agnostic_ratio=0, enlarge=1.0
+    )[2]
+    assert torch.equal(sample.image, torch.from_numpy(wanted).permute(2, 0, 1))
 
 
 def test_a_share_to_enlarge_out_of_range_is_refused(pack: Pack) -> None:

@@ -1,6 +1,7 @@
 """Training forms of the backbone: the same numbers, sooner."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from mobius_seg.backbone import Backbone
 from mobius_seg.presets import get_preset
+from mobius_seg.train import folded as folding
 from mobius_seg.train.depthwise import depthwise_conv
 from mobius_seg.train.folded import FoldedConv, FoldedNorm, fold_norms
 
@@ -29,15 +31,15 @@ def test_depthwise_gradients_are_those_of_float32(kernel: int, stride: int) -> N
     found = depthwise_conv(own[0], own[1], own[2], (stride, stride), (padding, padding))
     assert found.dtype is torch.bfloat16
     found.backward(grad.bfloat16())
-    assert close(found, wanted)
+    assert close(found.detach(), wanted.detach())
     for mine, reference in zip(own, parts, strict=True):
         assert mine.grad is not None
         assert reference.grad is not None
         assert close(mine.grad, reference.grad)
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return float((found.float() - wanted).norm() / wanted.norm()) < 0.01
+def close(found: torch.Tensor, wanted: torch.Tensor, most: float = 0.01) -> bool:
+    return float((found.float() - wanted).norm() / wanted.norm()) < most
 
 
 @pytest.fixture(scope="module", params=["mobius-test", "mobius-n", "mobius-p"])
@@ -72,6 +74,42 @@ def test_folding_changes_no_map_no_gradient_and_no_name(backbone: Backbone) -> N
         assert now.grad is not None
         error = float((was.grad - now.grad).norm())
         assert error < 0.01 * float(was.grad.norm()) + 1e-6, name
+
+
+def test_bfloat16_takes_the_depthwise_path(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded = copy.deepcopy(backbone)
+    fold_norms(folded)
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    wanted = backbone(picture)
+    calls = []
+
+    def counted(*parts: Any) -> torch.Tensor:
+        calls.append(parts)
+        return depthwise_conv(*parts)
+
+    monkeypatch.setattr(folding, "depthwise_conv", counted)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = folded(picture)
+    depthwise = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(calls) == len(depthwise)
+    for was, now in zip(wanted, found, strict=True):
+        assert close(now.detach(), was.detach(), 0.06)
+    sum(m.float().square().mean() for m in found).backward()  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in folded.parameters())
+
+
+def test_a_backbone_that_cannot_be_tried_stays(backbone: Backbone) -> None:
+    odd = copy.deepcopy(backbone)
+    odd.body.register_forward_pre_hook(_refuse)
+    assert fold_norms(odd) == 0
+    assert odd.training
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in odd.modules())
+
+
+def _refuse(_module: nn.Module, _inputs: object) -> None:
+    raise RuntimeError("takes pictures of 224 pixels alone")
 
 
 def test_a_copy_of_a_folded_pair_learns_its_own_norm(backbone: Backbone) -> None:

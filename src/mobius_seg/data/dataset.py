@@ -22,7 +22,7 @@ from mobius_seg.errors import InputError
 
 PADDING = 114
 """Grey level of padding, as the predictor pads."""
-_SMALLER = 0.62  # side of a scene that is enlarged, over that of the sample
+_SMALLER = 0.62  # side of an enlarged scene over the sample's: val scenes have 256 pixels of 416
 
 
 class ComposedSamples(Dataset[Sample]):
@@ -40,7 +40,7 @@ class ComposedSamples(Dataset[Sample]):
         letterbox: probability that a scene is cut to another aspect ratio and padded with grey at
             the bottom or right, as the predictor pads pictures that are not square. Samples with
             an expression are left whole, as cutting would change what is leftmost or largest.
-        enlarge: probability that a scene is composed at two thirds of the size and enlarged, as the
+        enlarge: probability that a scene is composed at 0.62 of the size and enlarged, as the
             predictor enlarges pictures that are smaller than its input.
         length: what ``len()`` says; indices may go beyond it.
 
@@ -70,7 +70,9 @@ class ComposedSamples(Dataset[Sample]):
             if not 0 <= share <= 1:
                 raise InputError(f"{name} {share}: must be in 0..1")
         self.composer = SceneComposer(pack, split, size)
-        self._small = SceneComposer(pack, split, max(32, round(size * _SMALLER)))
+        self._small = self.composer
+        if enlarge:
+            self._small = SceneComposer(pack, split, max(32, round(size * _SMALLER)))
         self._enlarge = enlarge
         self.seed = seed
         self._limits = np.cumsum(ratios / ratios.sum())
@@ -117,7 +119,15 @@ class ComposedSamples(Dataset[Sample]):
         image = np.asarray(cv2.resize(small.image, side, interpolation=cv2.INTER_LINEAR), np.uint8)
         layers = [cv2.resize(mask.astype(np.float32), side) > 0.5 for mask in small.masks]
         masks = np.stack(layers).astype(np.bool_)
-        return replace(small, image=image, masks=masks, boxes_xyxy=boxes_of(masks))
+        gain = (self.composer.size / self._small.size) ** 2
+        return replace(
+            small,
+            image=image,
+            masks=masks,
+            boxes_xyxy=boxes_of(masks),
+            full_areas=np.maximum(np.rint(small.full_areas * gain), masks.sum((1, 2))).astype(int),
+            covers=np.rint(small.covers * gain).astype(int),
+        )
 
     def _names(self, scene: Scene) -> tuple[str, ...]:
         return tuple(self.composer.pack.names[i] for i in scene.name_ids)

@@ -91,6 +91,7 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
     known: dict[str, Any] = {
         "loss": dataclasses.asdict(FIRST_LOSS),
         "overrides": {},
+        "enlarge_ratio": 0.0,
         "mixture": [],
         "recipe": None,
     }

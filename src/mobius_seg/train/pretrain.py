@@ -8,6 +8,7 @@ ImageNet cannot do is to keep neighbours apart, so pictures begin with a single 
 """
 
 import dataclasses
+import datetime
 import json
 import math
 import time
@@ -38,13 +39,9 @@ from mobius_seg.presets import get_preset
 from mobius_seg.train.batches import Steps
 from mobius_seg.train.folded import fold_norms
 from mobius_seg.train.precision import channels_last, choose_precision
+from mobius_seg.train.pretrain_settings import PretrainConfig
 from mobius_seg.train.record import pretrained_sources, read_record
-from mobius_seg.train.settings import (
-    BACKBONE_FILE,
-    PRETRAINING_FILE,
-    Precision,
-    check_positive,
-)
+from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE
 
 _PARTS = ("backbone.", "name_map.", "text_projection.", "text_mean")
 _LOG_STEPS = 50
@@ -75,59 +72,6 @@ STAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """One pretraining of a backbone.
-
-    Attributes:
-        preset: model whose backbone and name map are trained.
-        out: folder for ``backbone.safetensors`` and ``pretraining.json``.
-        pack: file of ``mobius-seg assets pack``.
-        weights: trained model whose backbone and name map go on learning, crowded pictures from the
-            start; the whole model is written to ``out / "model"`` then, for ``mobius-seg train
-            --weights``.
-        minutes: wall-clock minutes, unless ``steps`` are given.
-        steps: steps in all; the same result on every machine.
-        size: side of the pictures of the last stage in pixels.
-        batch_size: pictures a step of the last stage; smaller pictures come in larger batches.
-        lr: peak learning rate of the backbone; the name map has three times that.
-        pretrained: start from ImageNet weights where there are any.
-        freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
-        threads: CPU threads of torch; 0 leaves torch's choice.
-        precision: ``auto`` takes bf16 where the device computes it natively.
-        seed: of everything random.
-    """
-
-    preset: str
-    out: Path
-    pack: Path = Path("assets/pack.safetensors")
-    weights: Path | None = None
-    minutes: float = 60.0
-    steps: int | None = None
-    size: int = 192
-    batch_size: int = 16
-    lr: float = 6e-4
-    pretrained: bool = True
-    freeze_stride: int = 8
-    threads: int = 0
-    precision: Precision = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Reject what cannot be trained.
-
-        Raises:
-            InputError: names the field, the value and what is allowed.
-        """
-        check_positive(self, ("minutes", "steps", "batch_size", "lr"))
-        if self.size < 32 or self.size % 32 or self.size > 512:
-            raise InputError(
-                f"PretrainConfig.size is {self.size}; allowed: multiples of 32 up to 512"
-            )
-        if not 0 <= self.seed < 2**63 or not 0 <= self.threads <= 1024:
-            raise InputError("PretrainConfig: seed and threads (at most 1024) start at 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Crowd:
     """A batch of pictures with T objects in all.
 
@@ -152,14 +96,20 @@ class CrowdBatches(Dataset[Crowd]):
         config: sizes and seed.
         stage: what is shown.
         split: whose cut-outs are shown.
+        name_stride: of the network's name map; None for the preset's.
     """
 
     def __init__(
-        self, pack: Pack, config: PretrainConfig, stage: Stage, split: str = "train"
+        self,
+        pack: Pack,
+        config: PretrainConfig,
+        stage: Stage,
+        split: str = "train",
+        name_stride: int | None = None,
     ) -> None:
         """See the class."""
         self.seed = config.seed
-        self.stride = get_preset(config.preset).name_stride
+        self.stride = name_stride or get_preset(config.preset).name_stride
         size = max(32, round(config.size * stage.size / 32) * 32)
         self.batch = round(config.batch_size * (config.size / size) ** 2)
         self.composer = SceneComposer(
@@ -196,16 +146,20 @@ def pretrain(config: PretrainConfig) -> Path:
         config: the run.
 
     Returns:
-        ``config.out / "backbone.safetensors"``, for ``mobius-seg train --backbone``.
+        ``config.out / "backbone.safetensors"``, for ``mobius-seg train --backbone``; with
+        ``config.weights`` the model's folder, for ``mobius-seg train --weights``.
 
     Raises:
-        InputError: the pack or the preset cannot be used.
+        InputError: the pack, the preset or the weights cannot be used, or ``config.out`` holds a
+            model already that would be replaced.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     if not get_preset(config.preset).name_map:
         raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
+    if config.weights is not None and (config.out / RUN_MODEL).exists():
+        raise InputError(f"{config.out}: holds a model already; choose another --out")
     pack = Pack.open(config.pack)
     names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[_base(pack)]
     network, start = _start(config, names_KD)
@@ -213,17 +167,23 @@ def pretrain(config: PretrainConfig) -> Path:
     network.backbone.freeze_norm = not drawn
     network.backbone.freeze(0 if drawn else config.freeze_stride)
     runner = _Runner(config, network, names_KD)
+    stride = network.config.name_stride
     stages = STAGES if config.weights is None else STAGES[-1:]
     ends = [stage.start for stage in stages[1:]] + [1.0]
     for stage, end in zip(stages, ends, strict=True):
-        runner.go(CrowdBatches(pack, config, stage), end)
-    judged = CrowdBatches(pack, config, STAGES[-1], "calib")
+        runner.go(CrowdBatches(pack, config, stage, name_stride=stride), end)
+    judged = CrowdBatches(pack, config, STAGES[-1], "calib", stride)
     record = {
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
         "start": start,
         "steps": runner.step,
         "images": runner.images,
         "objects": runner.objects,
+        "hours": round((time.monotonic() - runner.begun) / 3600, 3),
+        "device": runner.described,
+        "precision": "bf16" if runner.half else "no",
+        "seed": config.seed,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
         "assets": [*(dict(source) for source in pack.meta.sources), *pretrained_sources(start)],
         "curve": runner.log,
@@ -231,6 +191,7 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.weights is not None:
         record["previous"] = read_record(find_folder(config.weights), TRAINING_FILE)
         save_model(network, config.out / RUN_MODEL, training=record)
+        return config.out / RUN_MODEL
     return _write(config.out, network, record)
 
 
@@ -240,6 +201,8 @@ def _start(config: PretrainConfig, names_KD: Tensor) -> tuple[Mobius, str]:
         network = load_model(config.weights)
         if network.config.name != config.preset:
             raise InputError(f"{config.weights}: holds {network.config.name}, not {config.preset}")
+        if network.name_map is None:
+            raise InputError(f"{config.weights}: has no name map to go on with")
         return network, str(config.weights.name)
     model = get_preset(config.preset)
     network = Mobius(model)
@@ -313,6 +276,8 @@ class _Runner:
         self.network = channels_last(network.to(self.device))
         fold_norms(self.network.backbone)
         self.half = choose_precision(config.precision) == "bf16"
+        threads = f"CPU, {torch.get_num_threads()} threads"
+        self.described = torch.cuda.get_device_name() if self.device.type == "cuda" else threads
         with torch.no_grad():
             self.vocabulary_KC = self.network.project_names(names_KD.to(self.device))
         self.log_scale = nn.Parameter(torch.tensor(30.0, device=self.device).log())

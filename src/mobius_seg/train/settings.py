@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mobius_seg.checkpoint import find_folder, read_config
 from mobius_seg.config import ModelConfig
@@ -105,7 +105,8 @@ class TrainConfig:
         log_steps: steps between log lines.
         loss: weights and switches of the losses.
         overrides: fields of the model that differ from the preset (or from ``weights``), by name.
-        mixture: sources of the samples, in place of ``annotations`` and of the two ratios.
+        mixture: sources of the samples, in place of ``annotations`` and of the three ratios
+            of composed scenes.
         recipe: stages of the run, for comparison; None = one stage.
     """
 
@@ -162,7 +163,10 @@ class TrainConfig:
         if (self.annotations is None) != (self.images is None):
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
         if self.annotations is not None and self.enlarge_ratio:
-            raise InputError("enlarge_ratio belongs to composed scenes; not with --annotations")
+            raise InputError(
+                f"TrainConfig.enlarge_ratio is {self.enlarge_ratio!r}; allowed with annotations: 0,"
+                " it belongs to composed scenes"
+            )
         self._check_numbers()
         ratios = ("expression_ratio", "agnostic_ratio", "enlarge_ratio", "prefix_ratio")
         for name in (*ratios, "drop_ratio", "flat", "ema"):
@@ -172,10 +176,7 @@ class TrainConfig:
             raise InputError("give either --weights (a whole model) or --backbone, not both")
         if self.expression_ratio + self.agnostic_ratio > 1:
             raise InputError("expression_ratio + agnostic_ratio is above 1")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise InputError(
-                f"TrainConfig.precision is {self.precision!r}; allowed: auto, fp32, bf16"
-            )
+        check_precision(self)
         self._check_sizes()
         if self.overrides and self.weights is None:
             override(get_preset(self.preset), self.overrides)
@@ -328,6 +329,22 @@ def check_positive(config: object, fields: Sequence[str]) -> None:
             raise InputError(
                 f"{type(config).__name__}.{name} is {value!r:.60}; allowed: finite, above 0"
             )
+
+
+def check_precision(config: Any) -> None:
+    """A precision that there is.
+
+    Args:
+        config: with a field ``precision``.
+
+    Raises:
+        InputError: names the value and what is allowed.
+    """
+    if config.precision not in get_args(Precision):
+        raise InputError(
+            f"{type(config).__name__}.precision is {config.precision!r:.60}; allowed:"
+            f" {', '.join(get_args(Precision))}"
+        )
 
 
 def parse_sizes(text: str) -> tuple[tuple[float, int], ...]:

@@ -1,0 +1,64 @@
+"""What a pretraining of a backbone is, as data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobius_seg.errors import InputError
+from mobius_seg.option_kinds import MAX_THREADS
+from mobius_seg.train.settings import Precision, check_positive, check_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining of a backbone.
+
+    Attributes:
+        preset: model whose backbone and name map are trained.
+        out: folder for ``backbone.safetensors`` and ``pretraining.json``.
+        pack: file of ``mobius-seg assets pack``.
+        weights: trained model whose backbone and name map go on learning, crowded pictures from the
+            start; the whole model is written to ``out / "model"`` then, for ``mobius-seg train
+            --weights``.
+        minutes: wall-clock minutes, unless ``steps`` are given.
+        steps: steps in all; the same result on every machine that has the same precision.
+        size: side of the pictures of the last stage in pixels.
+        batch_size: pictures a step of the last stage; smaller pictures come in larger batches.
+        lr: peak learning rate of the backbone; the name map has three times that.
+        pretrained: start from ImageNet weights where there are any.
+        freeze_stride: the backbone is frozen up to the map of this stride (0 = nothing).
+        threads: CPU threads of torch; 0 leaves torch's choice.
+        precision: ``auto`` takes bf16 where the device computes it natively.
+        seed: of everything random.
+    """
+
+    preset: str
+    out: Path
+    pack: Path = Path("assets/pack.safetensors")
+    weights: Path | None = None
+    minutes: float = 60.0
+    steps: int | None = None
+    size: int = 192
+    batch_size: int = 16
+    lr: float = 6e-4
+    pretrained: bool = True
+    freeze_stride: int = 8
+    threads: int = 0
+    precision: Precision = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be trained.
+
+        Raises:
+            InputError: names the field, the value and what is allowed.
+        """
+        check_positive(self, ("minutes", "steps", "batch_size", "lr"))
+        check_precision(self)
+        if self.weights is not None and not self.pretrained:
+            raise InputError("PretrainConfig.pretrained is False; allowed with weights: True")
+        if self.size < 32 or self.size % 32 or self.size > 512:
+            raise InputError(
+                f"PretrainConfig.size is {self.size}; allowed: multiples of 32 up to 512"
+            )
+        if not 0 <= self.seed < 2**63 or not 0 <= self.threads <= MAX_THREADS:
+            raise InputError(f"PretrainConfig: seed and threads (at most {MAX_THREADS}) start at 0")
