@@ -276,7 +276,7 @@ def _add_pretrain(commands: _Commands) -> None:
     _option(
         parser, "--weights", Path, None, "trained model that goes on learning names, in OUT/model"
     )
-    _option(parser, "--minutes", float, 60.0, "train for so many minutes, or")
+    _option(parser, "--minutes", float, None, "train for so many minutes (60), or")
     _option(parser, "--steps", count, None, "train so many steps")
     _option(parser, "--size", count, 192, "side of the scenes in pixels")
     _option(parser, "--batch-size", count, 16, "scenes a step")

@@ -34,13 +34,23 @@ class _Interpreter:
         pass
 
     def get_signature_runner(self) -> Any:
-        def run(image: np.ndarray, text: np.ndarray) -> dict[str, np.ndarray]:
-            assert image.shape == (1, 3, 2, 2)
-            assert text.shape == (4, 5)
-            scores = image.sum() + text.sum(1)[None, None]
-            return {"scores": scores, "objectness": scores[..., 0]}
+        return _Runner()
 
-        return run
+
+class _Runner:
+    """The signature of a file with the inputs of :data:`TINY`."""
+
+    def __call__(self, image: np.ndarray, text: np.ndarray) -> dict[str, np.ndarray]:
+        assert image.shape == (1, 3, 2, 2)
+        assert text.shape == (4, 5)
+        scores = image.sum() + text.sum(1)[None, None]
+        return {"scores": scores, "objectness": scores[..., 0]}
+
+    def get_input_details(self) -> dict[str, Any]:
+        return {name: {"shape": np.array(shape)} for name, shape in TINY.items()}
+
+    def get_output_details(self) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +79,15 @@ def test_a_session_pads_names_and_takes_pictures_one_by_one(tmp_path: Path) -> N
     assert found["objectness"].shape == (3, 1)
     with pytest.raises(InputError, match="5 names are asked for, and this export takes 4"):
         session.run(images, np.ones((5, 5), np.float32))
+
+
+def test_a_file_of_another_description_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"model")
+    graph = _graph()
+    graph.inputs["text"] = [7, 5]
+    with pytest.raises(InputError, match=r"model.json beside it says .*\[7, 5\].* export again"):
+        open_session(file, graph, None)
 
 
 def test_a_broken_file_is_told_in_one_line(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def run_export(options: argparse.Namespace) -> int:
     source = open_source(request.model, request.seed)
     if source.random:
         print_warning(f"{request.model} has no weights: it is exported with random ones")
-    make_folder(request.out)
     _check_packages(request)
+    make_folder(request.out)
     from mobius_seg.export.write import export_model
 
     spec, graphs = export_model(request, source)

@@ -8,6 +8,7 @@ from mobius_seg.checkpoint import find_folder, read_config
 from mobius_seg.config import ModelConfig
 from mobius_seg.errors import InputError
 from mobius_seg.export.lint import LintResult, lint_model
+from mobius_seg.predict_arguments import SIZE_LIMITS
 from mobius_seg.presets import PRESETS, get_preset
 from mobius_seg.terminal import make_console
 
@@ -23,9 +24,12 @@ def run_lint(options: argparse.Namespace) -> int:
     Raises:
         InputError: there is no such model, or the size cannot be used.
     """
-    if options.size is not None and any(side % 32 for side in options.size):
+    low, high = SIZE_LIMITS
+    if options.size is not None and any(s % 32 or not low <= s <= high for s in options.size):
         height, width = options.size
-        raise InputError(f"--size is {height}x{width}; allowed: multiples of 32")
+        raise InputError(
+            f"--size is {height}x{width}; allowed: multiples of 32 from {low} to {high}"
+        )
     configs = [_config(name) for name in options.model or PRESETS]
     results = [
         result for config in configs for result in lint_model(config, options.target, options.size)

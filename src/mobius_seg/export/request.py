@@ -31,6 +31,7 @@ STATIC_FORMATS = ("executorch", "litert")
 PRECISIONS = ("fp32", "fp16", "int8")
 NAMES_COUNT = 80
 """Names that a graph of fixed shapes takes as an input, where nothing else is asked for."""
+MOST_NAMES = 100_000
 CALIBRATION_LIMIT = 64
 """Pictures that the ranges of int8 are taken from."""
 SEED = 0
@@ -135,6 +136,8 @@ class ExportRequest:
                 "--names-count is for names as an input in graphs of fixed shapes (--format"
                 f" {' or '.join(STATIC_FORMATS)} with --dynamic-names)"
             )
+        if self.names_count is not None and self.names_count > MOST_NAMES:
+            raise InputError(f"--names-count is {self.names_count}; allowed: up to {MOST_NAMES}")
         if (self.precision == "int8") != (self.calibration_images is not None):
             raise InputError("--precision int8 and --calibration-images belong together")
         if self.calibration_images is not None and not self.calibration_images.is_dir():

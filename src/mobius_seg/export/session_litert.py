@@ -33,6 +33,19 @@ class LitertSession:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{file}: LiteRT cannot open it: {reason}") from error
         self._rows = text_rows(graph)
+        self._check(file, graph)
+
+    def _check(self, file: Path, graph: GraphFile) -> None:
+        """See that the file is the one that its description speaks of."""
+        for said, found in (
+            (graph.inputs, self._runner.get_input_details()),
+            (graph.outputs, self._runner.get_output_details()),
+        ):
+            shapes = {name: [int(side) for side in one["shape"]] for name, one in found.items()}
+            if shapes != dict(said):
+                raise InputError(
+                    f"{file}: has {shapes}, model.json beside it says {dict(said)}; export again"
+                )
 
     def run(self, image_B3HW: Array, text_KD: Array | None) -> dict[str, Array]:
         """As :meth:`mobius_seg.export.session.Session.run`."""

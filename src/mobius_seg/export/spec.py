@@ -147,7 +147,8 @@ class ExportSpec:
             return cls._of(values, path)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
-                raise
+                known = str(error).startswith(str(path))
+                raise error if known else InputError(f"{path}: {error}") from None
             raise InputError(f"{path}: malformed: {type(error).__name__}: {error}") from None
 
     @classmethod
@@ -157,6 +158,7 @@ class ExportSpec:
             GraphFile(**{**graph, "names": tuple(graph["names"])}) for graph in values["graphs"]
         )
         for graph in graphs:
+            _check_graph(graph)
             if graph.vocabulary not in VOCABULARIES or Path(graph.file).name != graph.file:
                 raise InputError(f"{path}: graph {graph.file!r:.60} is not one of the folder's")
         if not graphs or values["runtime"] not in RUNTIMES:
@@ -168,9 +170,9 @@ class ExportSpec:
             config=ModelConfig.from_json(json.dumps(values["config"]), str(path)),
             weights=dict(values["weights"]),
             operating_point=str(values["operating_point"]),
-            schedule=dict(values["schedule"]),
+            schedule=_schedule(values["schedule"]),
             size=None if values["size"] is None else _sides(values["size"]),
-            batch=values["batch"],
+            batch=None if values["batch"] is None else _batch(values["batch"]),
             precision=values["precision"],
             calibration=maps,
             thresholds=dict(values["thresholds"]),
@@ -194,6 +196,28 @@ def _map_values(kept: StageMap) -> dict[str, Any]:
 def _read_map(entry: dict[str, Any]) -> StageMap:
     knots = tuple((float(x), float(y)) for x, y in entry["knots"])
     return StageMap(temperature=entry["temperature"], knots=knots)
+
+
+def _check_graph(graph: GraphFile) -> None:
+    """Names are texts, each once; inputs and outputs have shapes."""
+    names = graph.names
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise InputError(f"graph {graph.file!r:.60}: names must be texts, each once")
+    for shapes in (graph.inputs, graph.outputs):
+        if not isinstance(shapes, dict) or not all(isinstance(s, list) for s in shapes.values()):
+            raise InputError(f"graph {graph.file!r:.60}: inputs and outputs must be shapes by name")
+
+
+def _schedule(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict) or not isinstance(values.get("origin"), str):
+        raise InputError("schedule must be an object that says its origin")
+    return dict(values)
+
+
+def _batch(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise InputError(f"batch is {value!r:.40}; allowed: null or a whole number from 1")
+    return value
 
 
 def _sides(sides: list[int]) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def fold_norms(backbone: Backbone) -> int:
     if not backbone.freeze_norm or not pairs:
         return 0
     difference = _difference(backbone)
-    if difference > _TOLERANCE:
+    if not difference <= _TOLERANCE:  # weights may hold NaN
         logger.info("batch norms stay layers: folded, maps would differ by %.2g", difference)
         return 0
     _fold(pairs)

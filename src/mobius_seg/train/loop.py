@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mobius_seg.checkpoint import TRAINING_FILE, save_model
+from mobius_seg.checkpoint import TRAINING_FILE, find_folder, save_model
 from mobius_seg.data.sample import Batch
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
@@ -119,7 +119,8 @@ class Run:
         network, self.start, self.pretraining = start_network(
             config, self.model_config, self.names_VD
         )
-        self.previous = read_record(config.weights, TRAINING_FILE)
+        found = None if config.weights is None else find_folder(config.weights)
+        self.previous = read_record(found, TRAINING_FILE)
         if config.minutes is not None and self.accelerator.num_processes > 1:
             raise InputError("minutes differ between processes; give --steps for several of them")
         # A backbone that was just drawn has nothing to keep: it learns as a whole.

@@ -36,10 +36,11 @@ from mobius_seg.files import atomic_path, write_text
 from mobius_seg.loss_config import LossConfig
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
+from mobius_seg.segment_files import make_folder
 from mobius_seg.train.batches import Steps
 from mobius_seg.train.folded import fold_norms
 from mobius_seg.train.precision import channels_last, choose_precision
-from mobius_seg.train.pretrain_settings import PretrainConfig
+from mobius_seg.train.pretrain_settings import MINUTES, PretrainConfig
 from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE
 
@@ -158,8 +159,12 @@ def pretrain(config: PretrainConfig) -> Path:
     torch.manual_seed(config.seed)
     if not get_preset(config.preset).name_map:
         raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
-    if config.weights is not None and (config.out / RUN_MODEL).exists():
-        raise InputError(f"{config.out}: holds a model already; choose another --out")
+    previous = None
+    if config.weights is not None:
+        if (config.out / RUN_MODEL).exists():
+            raise InputError(f"{config.out}: holds a model already; choose another --out")
+        previous = read_record(find_folder(config.weights), TRAINING_FILE)
+    make_folder(config.out)
     pack = Pack.open(config.pack)
     names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[_base(pack)]
     network, start = _start(config, names_KD)
@@ -189,7 +194,7 @@ def pretrain(config: PretrainConfig) -> Path:
         "curve": runner.log,
     }
     if config.weights is not None:
-        record["previous"] = read_record(find_folder(config.weights), TRAINING_FILE)
+        record["previous"] = previous
         save_model(network, config.out / RUN_MODEL, training=record)
         return config.out / RUN_MODEL
     return _write(config.out, network, record)
@@ -231,6 +236,8 @@ def load_pretrained(network: Mobius, file: Path, partly: bool = False) -> list[s
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: no backbone could be read here: {error}") from None
+    if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
+        raise InputError(f"{file}: tensor {bad[0]!r} holds values that are not finite")
     own = _pretrained_part(network)
     left_out = []
     for part in (("backbone.",), ("name_map.",), ("text_projection.", "text_mean")):
@@ -321,7 +328,8 @@ class _Runner:
         """Share of the run that is done."""
         if self.config.steps is not None:
             return self.step / self.config.steps
-        return (time.monotonic() - self.begun) / (self.config.minutes * 60)
+        minutes = MINUTES if self.config.minutes is None else self.config.minutes
+        return (time.monotonic() - self.begun) / (minutes * 60)
 
     def _set_rate(self, share: float) -> None:
         tail = max(0.0, (share - 0.45) / 0.55)  # flat, then a cosine to 1 %
@@ -351,6 +359,8 @@ class _Runner:
         loss = contest + LossConfig().pull * distance_T.mean()  # as regions.region_loss
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.backbone.parameters(), 2.0)
+        if not bool(torch.isfinite(loss)):
+            raise InputError(f"the loss was not finite in step {self.step}; lower --lr")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(contest.detach()), float((cosine_TK.argmax(1) == rows_T).float().mean())

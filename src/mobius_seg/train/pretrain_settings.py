@@ -5,7 +5,14 @@ from pathlib import Path
 
 from mobius_seg.errors import InputError
 from mobius_seg.option_kinds import MAX_THREADS
-from mobius_seg.train.settings import Precision, check_positive, check_precision
+from mobius_seg.train.settings import (
+    LARGEST_BATCH,
+    Precision,
+    check_positive,
+    check_precision,
+)
+
+MINUTES = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +26,7 @@ class PretrainConfig:
         weights: trained model whose backbone and name map go on learning, crowded pictures from the
             start; the whole model is written to ``out / "model"`` then, for ``mobius-seg train
             --weights``.
-        minutes: wall-clock minutes, unless ``steps`` are given.
+        minutes: wall-clock minutes; None takes :data:`MINUTES` where no ``steps`` are given.
         steps: steps in all; the same result on every machine that has the same precision.
         size: side of the pictures of the last stage in pixels.
         batch_size: pictures a step of the last stage; smaller pictures come in larger batches.
@@ -35,7 +42,7 @@ class PretrainConfig:
     out: Path
     pack: Path = Path("assets/pack.safetensors")
     weights: Path | None = None
-    minutes: float = 60.0
+    minutes: float | None = None
     steps: int | None = None
     size: int = 192
     batch_size: int = 16
@@ -53,6 +60,13 @@ class PretrainConfig:
             InputError: names the field, the value and what is allowed.
         """
         check_positive(self, ("minutes", "steps", "batch_size", "lr"))
+        if self.minutes is not None and self.steps is not None:
+            raise InputError("give either steps or minutes (--steps N or --minutes M)")
+        if self.batch_size > LARGEST_BATCH:
+            raise InputError(
+                f"PretrainConfig.batch_size is {self.batch_size!r:.40}; allowed: up to"
+                f" {LARGEST_BATCH}"
+            )
         check_precision(self)
         if self.weights is not None and not self.pretrained:
             raise InputError("PretrainConfig.pretrained is False; allowed with weights: True")

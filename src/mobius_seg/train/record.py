@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import mobius_seg.data
+from mobius_seg.errors import InputError
+from mobius_seg.json_values import parse_json
 from mobius_seg.text import MINILM_SHA256
 
 
@@ -40,8 +42,16 @@ def read_record(folder: Path | None, file: str) -> dict[str, Any] | None:
 
     Returns:
         None where there is no record.
+
+    Raises:
+        InputError: the record cannot be read; sources and licences hang on it.
     """
     if folder is None or not (folder / file).is_file():
         return None
-    record = json.loads((folder / file).read_text(encoding="utf-8"))
+    try:
+        record = parse_json((folder / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / file}: cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{folder / file}: holds no JSON object; it is the record of a training")
     return {key: value for key, value in record.items() if key != "curve"}

@@ -51,6 +51,7 @@ _WHOLE = (
     "freeze_stride",
 )
 _MOST_NEGATIVES = 10**6
+LARGEST_BATCH = 65_536
 
 BACKBONE_FILE = "backbone.safetensors"  # what ``mobius-seg pretrain`` leaves in its folder
 PRETRAINING_FILE = "pretraining.json"  # and what stands beside it
@@ -196,7 +197,7 @@ class TrainConfig:
                 raise InputError(f"TrainConfig.{name} is {value!r:.60}; allowed: whole numbers")
         for name, limit in (
             *(("threads", 1024), ("workers", 1024), ("seed", 2**63 - 1)),
-            ("batch_size", 65_536),
+            ("batch_size", LARGEST_BATCH),
         ):
             if getattr(self, name) > limit:
                 raise InputError(
