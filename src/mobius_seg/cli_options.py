@@ -11,6 +11,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, margin, points, positive, sides, threads
 from mobius_seg.pareto.options import add_pareto
+from mobius_seg.train.pretrain_options import add_pretrain
 from mobius_seg.train.settings import TrainConfig
 
 DEFAULT_MODEL = "mobius-n"
@@ -93,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_assets(assets.add_subparsers(title="commands", metavar="STEP", required=True))
     _add_compose(commands)
-    _add_pretrain(commands)
+    add_pretrain(partial(_add, commands), _option, DEFAULT_PACK)
     _add_train(commands)
     _add_eval(commands)
     _add_calibrate(commands)
@@ -261,29 +262,6 @@ def _add_train(commands: _Commands) -> None:
         "--model-option", action="append", dest="overrides", metavar="NAME=VALUE",
         help="a field of the model's configuration, such as bottleneck_stride=16; repeatable",
     )  # fmt: skip
-
-
-def _add_pretrain(commands: _Commands) -> None:
-    parser = _add(
-        commands,
-        "pretrain",
-        "Teach a backbone names on crowded scenes with given masks, as a start for training.",
-        "Then: mobius-seg train --backbone OUT; after --weights: train --weights OUT/model.",
-    )
-    parser.add_argument("--preset", required=True, metavar="NAME", help="see `mobius-seg models`")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    _option(parser, "--pack", Path, DEFAULT_PACK, "pack file to compose scenes from")
-    _option(
-        parser, "--weights", Path, None, "trained model that goes on learning names, in OUT/model"
-    )
-    _option(parser, "--minutes", float, None, "train for so many minutes (60), or")
-    _option(parser, "--steps", count, None, "train so many steps")
-    _option(parser, "--size", count, 192, "side of the scenes in pixels")
-    _option(parser, "--batch-size", count, 16, "scenes a step")
-    _option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
-    _option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
-    _option(parser, "--precision", str, "auto", "auto, fp32 or bf16")
-    _option(parser, "--seed", int, 0, "of everything random")
 
 
 def _add_eval(commands: _Commands) -> None:
