@@ -7,11 +7,14 @@ Of the 100 best instances of a picture (one name each, all names of the split as
 * *badly outlined* where no instance covers it but one reaches an IoU of 0.1,
 * *missed* otherwise.
 
-*Doubled* counts further instances that cover an object that is covered already.
+*Doubled* counts further instances that cover an object that is covered already; *near name* those
+of the misnamed whose given name says nearly the same (text cosine of 0.72 or more, the bound of
+the split, or the same head noun: "coffee mug" for a coffee cup, "truck" for a semi truck).
 """
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,17 @@ from pycocotools import mask as coco_mask
 import mobius_seg
 from conditions import ROOT, conditions, store
 from mobius_seg.data.coco import CocoData, picture_path, read_coco
+from mobius_seg.data.names import head_noun
+from mobius_seg.data.split import NEAR
+from mobius_seg.text import default_encoder
 from val_sets import COUNT, SEEDS, SIZE, val_set
 
 COVERED, TOUCHED = 0.5, 0.1
 AREAS = {"small": 32**2, "medium": 96**2, "large": float("inf")}
 ENDS = ("right", "misnamed", "badly outlined", "missed")
+BESIDE = ("near name", "doubled")
+"""Counted beside these."""
+_CONFUSIONS = 30
 
 
 def main() -> None:
@@ -37,12 +46,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only the first pictures (a trial, not stored)")
     options = parser.parse_args()
     model = mobius_seg.load(options.model)
-    splits = {}
+    splits, confused = {}, {}
     for split in SEEDS:
         found = val_set(split, options.pack, options.folder)
         coco = read_coco(found.annotations)
-        splits[split] = _breakdown(model, coco, found.images, options.limit)
-        print(split, splits[split])
+        splits[split], pairs = _breakdown(model, coco, found.images, options.limit)
+        confused[split] = [[*pair, n] for pair, n in pairs.most_common(_CONFUSIONS)]
+        print(split, splits[split], confused[split])
     if options.limit is not None:
         return
     facts = conditions(
@@ -50,14 +60,19 @@ def main() -> None:
         scenes=f"{COUNT} composed {SIZE}x{SIZE} scenes a split, seeds {SEEDS}",
         input_size=model.config.input_size,
     )
-    store(f"errors_{Path(options.model).name}", {"conditions": facts, "splits": splits})
+    store(
+        f"errors_{Path(options.model).name}",
+        {"conditions": facts, "splits": splits, "confusions": confused},
+    )
 
 
 def _breakdown(
     model: mobius_seg.Predictor, coco: CocoData, images: Path, limit: int | None
-) -> dict[str, dict[str, Any]]:
-    """Counts of each end by size of the object."""
+) -> tuple[dict[str, dict[str, Any]], Counter[tuple[str, str]]]:
+    """Counts of each end by size of the object; (name, given name) of the misnamed."""
     ends = {size: Counter[str]() for size in AREAS}
+    confused = Counter[tuple[str, str]]()
+    near = _near(coco.names)
     for index, image in enumerate(coco.images[:limit]):
         found = model.predict(
             picture_path(image, images), names=list(coco.names), threshold=0.0, calibrated=False
@@ -77,7 +92,24 @@ def _breakdown(
             named = coco.names[coco.annotations[row].name]
             for end in _end(overlap_I, found, named):
                 ends[size][end] += 1
-    return {size: dict(counts) for size, counts in ends.items()}
+                if end == "misnamed":
+                    given = found.names[int(np.flatnonzero(overlap_I >= COVERED)[0])]
+                    confused[named, given] += 1
+                    ends[size]["near name"] += (named, given) in near
+    return {size: dict(counts) for size, counts in ends.items()}, confused
+
+
+def _near(names: Sequence[str]) -> set[tuple[str, str]]:
+    """Pairs of names that say nearly the same."""
+    vectors_KD = default_encoder().pooled(list(names))
+    close_KK = (vectors_KD @ vectors_KD.T >= NEAR).tolist()
+    nouns = [head_noun(name) for name in names]
+    return {
+        (one, other)
+        for i, one in enumerate(names)
+        for k, other in enumerate(names)
+        if close_KK[i][k] or nouns[i] == nouns[k]
+    }
 
 
 def _end(overlap_I: Any, found: mobius_seg.Instances, named: str) -> list[str]:

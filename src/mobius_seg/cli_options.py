@@ -39,6 +39,8 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("expression_ratio", float, "share of images asked with an expression"),
     ("agnostic_ratio", float, "share of images asked without names"),
     ("enlarge_ratio", float, "share of composed scenes made smaller and enlarged"),
+    ("close_ratio", float, "share of composed scenes that are close-ups"),
+    ("wording_ratio", float, "share of names asked in other words, and of scenes asked by kinds"),
     ("prefix_ratio", float, "share of steps that run a random prefix of the decoder's layers"),
     ("drop_ratio", float, "share of steps that drop queries between layers"),
     ("workers", int, "loader processes"),

@@ -99,6 +99,21 @@ def test_counts_are_uniform_and_sides_log_uniform(pack: Pack) -> None:
     np.testing.assert_allclose(shares, 0.2, atol=0.03)
 
 
+def test_close_ups_hold_few_objects_and_large_ones(pack: Pack) -> None:
+    close = SceneComposer(pack, "train", 256, close_ratio=1.0)
+    some = SceneComposer(pack, "train", 256, close_ratio=0.3)
+    plans = [close._plan(scene_rng(1, i)) for i in range(200)]
+    assert {len(plan) for plan in plans} == {1, 2, 3}
+    sides = [side / 256 for plan in plans for _, side in plan]
+    assert min(sides) >= 0.35
+    assert 0.9 < max(sides) <= 1.1
+    crowded = [len(some._plan(scene_rng(1, i))) > 3 for i in range(600)]
+    expected = 0.7 * 9 / 12  # plain scenes have 1 to 12 objects, each number as often
+    assert abs(sum(crowded) / 600 - expected) < 0.06
+    scene, again = close.compose(scene_rng(3, 0)), close.compose(scene_rng(3, 0))
+    np.testing.assert_array_equal(scene.image, again.image)
+
+
 def test_names_are_drawn_evenly(pack: Pack) -> None:
     composer = SceneComposer(pack, "train", 64)
     drawn = [name for i in range(600) for name, _ in composer._plan(scene_rng(2, i))]

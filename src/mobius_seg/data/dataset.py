@@ -42,6 +42,7 @@ class ComposedSamples(Dataset[Sample]):
             an expression are left whole, as cutting would change what is leftmost or largest.
         enlarge: probability that a scene is composed at 0.62 of the size and enlarged, as the
             predictor enlarges pictures that are smaller than its input.
+        close: probability that a scene is a close-up: few objects, large ones.
         length: what ``len()`` says; indices may go beyond it.
 
     Raises:
@@ -60,19 +61,21 @@ class ComposedSamples(Dataset[Sample]):
         agnostic_ratio: float = 0.15,
         letterbox: float = 0.0,
         enlarge: float = 0.0,
+        close: float = 0.0,
         length: int = 1_000_000,
     ) -> None:
         """See the class."""
         ratios = np.array([names_ratio, expression_ratio, agnostic_ratio], np.float64)
         if not (np.isfinite(ratios).all() and ratios.min() >= 0 and ratios.sum() > 0):
             raise InputError(f"ratios {ratios.tolist()}: must be >= 0 and not all zero")
-        for name, share in (("letterbox", letterbox), ("enlarge", enlarge)):
+        for name, share in (("letterbox", letterbox), ("enlarge", enlarge), ("close", close)):
             if not 0 <= share <= 1:
                 raise InputError(f"{name} {share}: must be in 0..1")
-        self.composer = SceneComposer(pack, split, size)
+        self.composer = SceneComposer(pack, split, size, close_ratio=close)
         self._small = self.composer
         if enlarge:
-            self._small = SceneComposer(pack, split, max(32, round(size * _SMALLER)))
+            smaller = max(32, round(size * _SMALLER))
+            self._small = SceneComposer(pack, split, smaller, close_ratio=close)
         self._enlarge = enlarge
         self.seed = seed
         self._limits = np.cumsum(ratios / ratios.sum())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobius_seg.data.wordings import Wordings
 from mobius_seg.errors import InputError
 from mobius_seg.text import TextEncoder
 from mobius_seg.text_features import pad_sequences
@@ -100,6 +101,7 @@ class Vocabulary:
         embeddings_KD: one L2-normalised vector per name, [K, D].
         encoder: encodes expressions; None where only ``names`` occur.
         name_encoder: encodes the sub-words of names; None takes ``encoder``.
+        other: other ways to ask for the names; None where they are asked for as they are.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Vocabulary:
         embeddings_KD: Tensor,
         encoder: TextEncoder | None = None,
         name_encoder: TextEncoder | None = None,
+        other: Wordings | None = None,
     ) -> None:
         """See the class."""
         if len(names) != len(embeddings_KD):
@@ -116,6 +119,7 @@ class Vocabulary:
         self.embeddings_KD = embeddings_KD.float()
         self.encoder = encoder
         self.name_encoder = name_encoder or encoder
+        self.other = other
         self._row = {name: row for row, name in enumerate(self.names)}
 
     def row(self, name: str) -> int:
@@ -135,13 +139,15 @@ def collate(
     rng: np.random.Generator,
     negatives: tuple[int, int] = (50, 400),
     subwords: bool = False,
+    wording_ratio: float = 0.0,
 ) -> Batch:
     """Join samples into a batch under one vocabulary.
 
     The names of a step are the positives of all its images plus sampled negatives, in random order;
     their number is drawn log-uniformly so that small and large vocabularies are both trained. Every
     image sees the names that it can say something about; an image with an expression sees one
-    column, the expression; an image without names sees none and is asked for every object.
+    column, the expression; an image without names sees none and is asked for every object. With a
+    ``wording_ratio`` some names are asked in other words, and some images for kinds of things.
 
     Args:
         samples: images of equal height and width.
@@ -149,6 +155,9 @@ def collate(
         rng: source of the negatives.
         negatives: smallest and largest number of sampled negatives.
         subwords: names bring their sub-words too (``ModelConfig.fuse_subwords``).
+        wording_ratio: share of the names that are asked in another wording, and of the images
+            that are asked for kinds in place of names; above 0 only where the vocabulary has
+            ``other`` wordings.
 
     Raises:
         InputError: image sizes differ, a sample has not one name per box, or an expression (with
@@ -164,8 +173,13 @@ def collate(
         raise InputError(f"images of one batch must have one size, got {sorted(sizes)}")
     rows = _step_names(samples, vocabulary, rng, negatives)
     name_column = {row: column for column, row in enumerate(rows)}
-    columns = max(len(rows), 1) if any(s.expression is not None for s in samples) else len(rows)
-    pooled_BKD, tokens, tokens_mask = _prompt_vectors(samples, vocabulary, rows, columns, subwords)
+    kinds = _Kinds.draw(samples, vocabulary, rng, wording_ratio)
+    asked_KD = torch.cat([_asked(vocabulary, rows, rng, wording_ratio), kinds.vectors_GD])
+    spoken = any(sample.expression is not None for sample in samples)
+    columns = max(len(asked_KD), int(spoken))
+    pooled_BKD, tokens, tokens_mask = _prompt_vectors(
+        samples, vocabulary, rows, asked_KD, columns, subwords
+    )
     mask_BK = torch.zeros(len(samples), columns, dtype=torch.bool)
     targets = []
     for i, sample in enumerate(samples):
@@ -174,6 +188,9 @@ def collate(
         if sample.expression is not None:
             mask_BK[i, 0] = known_K[0] = True
             named_MK[list(sample.referred), 0] = True
+        elif i in kinds.images:
+            mask_BK[i, len(rows) : len(asked_KD)] = known_K[len(rows) : len(asked_KD)] = True
+            named_MK[:, len(rows) : len(asked_KD)] = kinds.of(sample, vocabulary)
         elif sample.names is not None:
             mask_BK[i, : len(rows)] = True
             for m, name in enumerate(sample.names):
@@ -211,6 +228,66 @@ def _step_names(
     return order
 
 
+def _asked(
+    vocabulary: Vocabulary, rows: list[int], rng: np.random.Generator, ratio: float
+) -> Tensor:
+    """Text vector of each name of the step, some of them in other words: [K, D]."""
+    asked_KD = vocabulary.embeddings_KD[rows]
+    if vocabulary.other is not None and ratio > 0:
+        for column in np.flatnonzero(rng.random(len(rows)) < ratio):
+            asked_KD[column] = vocabulary.other.draw(rng, rows[column])
+    return asked_KD
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Which images of a step are asked for kinds of things, and for which kinds.
+
+    Attributes:
+        images: their numbers in the batch.
+        which: numbers of the kinds.
+        vectors_GD: their text vectors.
+    """
+
+    images: frozenset[int]
+    which: list[int]
+    vectors_GD: Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        samples: Sequence[Sample],
+        vocabulary: Vocabulary,
+        rng: np.random.Generator,
+        ratio: float,
+    ) -> "_Kinds":
+        """Some of the images whose every object has a kind; half of the kinds or more."""
+        other = vocabulary.other
+        if other is None or ratio == 0:
+            return cls(frozenset(), [], vocabulary.embeddings_KD[:0])
+        judged_K = other.member_KG.any(1)
+        images = frozenset(
+            i
+            for i, sample in enumerate(samples)
+            if rng.random() < ratio
+            and sample.expression is None
+            and sample.names
+            and sample.exhaustive
+            and all(bool(judged_K[vocabulary.row(name)]) for name in sample.names)
+        )
+        total = len(other.kind_vectors_GD) if images else 0
+        count = int(rng.integers((total + 1) // 2, total + 1))
+        which = [int(kind) for kind in rng.permutation(total)[:count]]
+        return cls(images, which, other.kind_vectors_GD[which])
+
+    def of(self, sample: Sample, vocabulary: Vocabulary) -> Tensor:
+        """Which of the kinds each object of an image is of: bool [M, G]."""
+        assert vocabulary.other is not None
+        assert sample.names is not None
+        rows = [vocabulary.row(name) for name in sample.names]
+        return vocabulary.other.member_KG[rows][:, self.which]
+
+
 def _searched(sample: Sample, vocabulary: Vocabulary, rows: list[int]) -> Tensor:
     """Which of the step's names were looked for in a picture, bool [K]."""
     if not sample.exhaustive or sample.searched is None:
@@ -223,13 +300,14 @@ def _prompt_vectors(
     samples: Sequence[Sample],
     vocabulary: Vocabulary,
     rows: list[int],
+    asked_KD: Tensor,
     columns: int,
     subwords: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Pooled vectors [B, K, D]; sub-word tokens of expressions, and of names where wanted."""
     dim = vocabulary.embeddings_KD.shape[1]
     pooled_BKD = torch.zeros(len(samples), columns, dim)
-    pooled_BKD[:, : len(rows)] = vocabulary.embeddings_KD[rows]
+    pooled_BKD[:, : len(asked_KD)] = asked_KD
     spoken = [i for i, sample in enumerate(samples) if sample.expression is not None]
     named = [
         i for i, s in enumerate(samples) if subwords and i not in spoken and s.names is not None

@@ -25,6 +25,9 @@ from mobius_seg.errors import InputError
 SIDE_RANGE = (0.05, 0.8)
 """Longest side of an object over the image's side, drawn log-uniformly (see docs/data.md)."""
 MAX_OBJECTS = 12
+CLOSE_SIDES = (0.35, 1.1)
+"""The same in a close-up, as photographs of one thing are: it may reach over the borders."""
+CLOSE_OBJECTS = (1, 3)
 MIN_VISIBLE_SHARE = 0.2
 MIN_INSIDE_SHARE = 0.4
 
@@ -104,6 +107,7 @@ class SceneComposer:
         size: height and width of the scenes in pixels.
         side_range: longest side of an object over the image's side, drawn log-uniformly.
         objects: fewest and most objects of a scene, at least 1 and at most 12.
+        close_ratio: share of scenes that are close-ups: few objects, large ones.
 
     Raises:
         InputError: unknown split, size out of range, or the split has no cut-out.
@@ -117,6 +121,7 @@ class SceneComposer:
         *,
         side_range: tuple[float, float] = SIDE_RANGE,
         objects: tuple[int, int] = (1, MAX_OBJECTS),
+        close_ratio: float = 0.0,
     ) -> None:
         """See the class."""
         if not 32 <= size <= 2048:
@@ -125,7 +130,7 @@ class SceneComposer:
         self.pack = pack
         self.split = split
         self.size = size
-        self.side_range, self.objects = side_range, objects
+        self.side_range, self.objects, self.close_ratio = side_range, objects, close_ratio
         self._backdrops = Backdrops(pack, pack.backgrounds_for(split))
         self._patches = PatchSource(pack)
         self._choices = _by_name_and_object(pack, pack.cutouts_for(split))
@@ -159,14 +164,17 @@ class SceneComposer:
 
     def _plan(self, rng: np.random.Generator) -> list[tuple[int, float]]:
         """(name, longest side in pixels) of every object, in drawing order."""
-        count = int(rng.integers(self.objects[0], self.objects[1] + 1))
+        objects, side_range = self.objects, self.side_range
+        if self.close_ratio and rng.random() < self.close_ratio:
+            objects, side_range = CLOSE_OBJECTS, CLOSE_SIDES
+        count = int(rng.integers(objects[0], objects[1] + 1))
         names = [
             int(n) for n in rng.choice(self.name_ids, count, replace=len(self.name_ids) < count)
         ]
         if count > 1 and rng.random() < 0.4:  # several of one kind, to be told apart
             repeats = int(rng.integers(1, min(count, 4)))
             names[1 : 1 + repeats] = [names[0]] * repeats
-        low, high = np.log(self.side_range)
+        low, high = np.log(side_range)
         sides = np.exp(rng.uniform(low, high, count))
         if rng.random() < 0.8:  # large ones first, loosely
             order = np.argsort(-sides * np.exp(rng.normal(0, 0.5, count)), kind="stable")

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Sampler
 from mobius_seg.config import ModelConfig
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, SampleSource, Vocabulary, collate
+from mobius_seg.data.wordings import Wordings
 from mobius_seg.errors import InputError
 from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.settings import TrainConfig
@@ -40,6 +41,11 @@ class StepBatches(Dataset[Batch]):
             )
         self.local = config.batch_size // world
         self._subwords = config.model().fuse_subwords
+        if self._subwords and config.wording_ratio:
+            raise InputError(
+                f"TrainConfig.wording_ratio is {config.wording_ratio!r}; allowed with"
+                f" {config.preset}, which reads the sub-words of names: 0"
+            )
         self._samples: dict[tuple[int, int], SampleSource] = {}
         self._pack: Pack | None = None
         self._mixed: Sources | None = None
@@ -65,7 +71,14 @@ class StepBatches(Dataset[Batch]):
         samples = [self._samples[key][first + i] for i in range(self.local)]
         rng = np.random.default_rng((self.config.seed, _COLLATE_STREAM, step, self.rank))
         subwords = self._subwords
-        return collate(samples, self.vocabulary, rng, self.config.negatives, subwords)
+        return collate(
+            samples,
+            self.vocabulary,
+            rng,
+            self.config.negatives,
+            subwords,
+            self.config.wording_ratio,
+        )
 
     @property
     def sources(self) -> list[dict[str, object]]:
@@ -97,6 +110,7 @@ class StepBatches(Dataset[Batch]):
             agnostic_ratio=config.agnostic_ratio,
             letterbox=0.1,
             enlarge=config.enlarge_ratio,
+            close=config.close_ratio,
         )
 
     def _make_vocabulary(self) -> Vocabulary:
@@ -111,8 +125,12 @@ class StepBatches(Dataset[Batch]):
         base = [i for i, side in enumerate(self._pack.name_split) if side == "base"]
         vectors = torch.from_numpy(np.asarray(self._pack.name_embeddings, dtype=np.float32))
         names = [self._pack.names[i] for i in base]
-        encoder = MiniLMEncoder() if self.config.expression_ratio > 0 else None
-        return Vocabulary(names, vectors[base], encoder, names_encoder)
+        spoken, reworded = self.config.expression_ratio > 0, self.config.wording_ratio > 0
+        encoder = MiniLMEncoder() if spoken or reworded else None
+        other = None
+        if encoder is not None and reworded:
+            other = Wordings.of(names, encoder)
+        return Vocabulary(names, vectors[base], encoder, names_encoder, other)
 
 
 class Steps(Sampler[int]):

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.loss_config import FIRST_LOSS
-from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.settings import COMPOSED_RATIOS, TrainConfig
 from mobius_seg.train.switches import flatten
 
 State = dict[str, Any]
@@ -91,7 +91,7 @@ def check_same_run(file: Path, config: TrainConfig) -> None:
     known: dict[str, Any] = {
         "loss": dataclasses.asdict(FIRST_LOSS),
         "overrides": {},
-        "enlarge_ratio": 0.0,
+        **dict.fromkeys(COMPOSED_RATIOS, 0.0),
         "mixture": [],
         "recipe": None,
     }

@@ -57,18 +57,20 @@ class Stage:
         size: side of the pictures over the configured one.
         sides: longest side of an object over the picture's side.
         objects: fewest and most objects in a picture.
+        close: share of close-ups, whose objects are fewer and larger.
     """
 
     start: float
     size: float
     sides: tuple[float, float]
     objects: tuple[int, int]
+    close: float = 0.0
 
 
 STAGES = (
     Stage(0.0, 0.5, (0.25, 0.95), (1, 2)),
     Stage(0.45, 0.75, (0.15, 0.75), (2, 5)),
-    Stage(0.7, 1.0, (0.07, 0.8), (2, 12)),
+    Stage(0.7, 1.0, (0.07, 0.8), (2, 12), 0.2),
 )
 
 
@@ -114,7 +116,12 @@ class CrowdBatches(Dataset[Crowd]):
         size = max(32, round(config.size * stage.size / 32) * 32)
         self.batch = round(config.batch_size * (config.size / size) ** 2)
         self.composer = SceneComposer(
-            pack, split, size, side_range=stage.sides, objects=stage.objects
+            pack,
+            split,
+            size,
+            side_range=stage.sides,
+            objects=stage.objects,
+            close_ratio=stage.close,
         )
         self._row = {name: row for row, name in enumerate(_base(pack))}
 

@@ -50,6 +50,8 @@ _WHOLE = (
     "seed",
     "freeze_stride",
 )
+COMPOSED_RATIOS = ("enlarge_ratio", "close_ratio", "wording_ratio")
+"""Shares that only runs on composed scenes have."""
 _MOST_NEGATIVES = 10**6
 LARGEST_BATCH = 65_536
 
@@ -93,6 +95,9 @@ class TrainConfig:
         agnostic_ratio: share of images asked without names.
         enlarge_ratio: share of composed scenes that are made smaller and enlarged, as small
             pictures are at inference.
+        close_ratio: share of composed scenes that are close-ups, as many photographs are.
+        wording_ratio: share of composed names asked in other words (synonyms, plurals, articles),
+            and of composed scenes asked for kinds of things ("animal").
         prefix_ratio: share of steps that run a random prefix of the decoder's layers.
         drop_ratio: share of steps that run with fewer queries, dropped between layers.
         workers: loader processes; 0 composes in the training process.
@@ -137,6 +142,8 @@ class TrainConfig:
     expression_ratio: float = 0.15
     agnostic_ratio: float = 0.15
     enlarge_ratio: float = 0.0
+    close_ratio: float = 0.0
+    wording_ratio: float = 0.0
     prefix_ratio: float = 0.2
     drop_ratio: float = 0.4
     workers: int = 1
@@ -163,13 +170,14 @@ class TrainConfig:
             raise InputError("give either steps or minutes (--steps N or --minutes M)")
         if (self.annotations is None) != (self.images is None):
             raise InputError("annotations and images go together (--annotations FILE --images DIR)")
-        if self.annotations is not None and self.enlarge_ratio:
-            raise InputError(
-                f"TrainConfig.enlarge_ratio is {self.enlarge_ratio!r}; allowed with annotations: 0,"
-                " it belongs to composed scenes"
-            )
+        for name in COMPOSED_RATIOS:
+            if self.annotations is not None and getattr(self, name):
+                raise InputError(
+                    f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with annotations: 0,"
+                    " it belongs to composed scenes"
+                )
         self._check_numbers()
-        ratios = ("expression_ratio", "agnostic_ratio", "enlarge_ratio", "prefix_ratio")
+        ratios = ("expression_ratio", "agnostic_ratio", *COMPOSED_RATIOS, "prefix_ratio")
         for name in (*ratios, "drop_ratio", "flat", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)!r}; allowed: 0 to 1")
@@ -237,7 +245,7 @@ class TrainConfig:
         check_ratios(self.mixture or ())
         if self.annotations is not None:
             raise InputError("give either annotations or a mixture of sources, not both")
-        for name in ("expression_ratio", "agnostic_ratio", "enlarge_ratio"):
+        for name in ("expression_ratio", "agnostic_ratio", *COMPOSED_RATIOS):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
                     f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture:"
