@@ -290,6 +290,8 @@ def _pictures() -> str:
     captions = {
         "demo.jpg": "The two photographs of `make demo`",
         "val_sheet.jpg": "Twelve composed val scenes: truth left, prediction right in each pair",
+        "photo_sheet.jpg": "Photographs of the dev half, 52 names asked, best six from 0.02 on",
+        "failures_sheet.jpg": "Of 100 val-base scenes the six where most objects are lost",
     }
     found = [
         f"![{text}]({name})\n\n{text}.\n"

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 import mobius_seg
 from conditions import ROOT
 from mobius_seg.checkpoint import SHIPPED
-from mobius_seg.data.coco import picture_path, read_coco
+from mobius_seg.data.coco import CocoData, picture_path, read_coco
 from mobius_seg.files import atomic_path
 from mobius_seg.imageio import load_image
 from mobius_seg.train.curve import draw_curve
@@ -46,12 +46,12 @@ def main() -> None:
     pairs = []
     for split in SEEDS:
         pairs += _pairs(model, val_set(split, arguments.pack, arguments.folder))
-    _save(_grid(pairs, COLUMNS), arguments.out / "val_sheet.jpg")
+    save_grid(pairs, COLUMNS, arguments.out / "val_sheet.jpg")
     training = json_file(SHIPPED / Path(arguments.model).name / "training.json")
     draw_curve(training.get("curve", []), arguments.out / f"curve_{Path(arguments.model).name}.png")
     overlays = [arguments.demo / name for name in DEMO]
     if all(path.exists() for path in overlays):
-        _save(_row([_open(path) for path in overlays], 400), arguments.out / "demo.jpg")
+        save(row_of([_open(path) for path in overlays], 400), arguments.out / "demo.jpg")
     else:
         print("no demo overlays; run `make demo` first")
 
@@ -60,28 +60,35 @@ def _pairs(model: mobius_seg.Predictor, scenes: ValSet) -> list[Image.Image]:
     """Truth and prediction of some scenes, side by side."""
     coco = read_coco(scenes.annotations)
     step = len(coco.images) // PER_SPLIT
-    pairs = []
-    for index in range(0, PER_SPLIT * step, step):
-        path = picture_path(coco.images[index], scenes.images)
-        picture = load_image(path)
-        rows = coco.by_image[index]
-        annotations = [coco.annotations[row] for row in rows]
-        boxes = np.array([a.bbox for a in annotations], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        truth = mobius_seg.Instances(
-            image_size=picture.shape[:2],
-            rles=[_text_rle(coco.rle(row)) for row in rows],
-            boxes_xyxy=boxes,
-            scores=np.ones(len(rows), np.float32),
-            names=[coco.names[a.name] for a in annotations],
-            name_ids=np.array([a.name for a in annotations], np.int64),
-            instance_ids=np.arange(len(rows)),
-        )
-        predicted = model.predict(path, names=list(coco.names))
-        large = np.repeat(np.repeat(picture, ENLARGE, 0), ENLARGE, 1)
-        both = [draw_instances(large, _enlarge(found)) for found in (truth, predicted)]
-        pairs.append(_row(both, SIDE))
-    return pairs
+    return [
+        truth_and_prediction(model, coco, index, scenes.images)
+        for index in range(0, PER_SPLIT * step, step)
+    ]
+
+
+def truth_and_prediction(
+    model: mobius_seg.Predictor, coco: CocoData, index: int, images: Path
+) -> Image.Image:
+    """Truth (left) and prediction of one scene at the usual threshold, enlarged."""
+    path = picture_path(coco.images[index], images)
+    picture = load_image(path)
+    rows = coco.by_image[index]
+    annotations = [coco.annotations[row] for row in rows]
+    boxes = np.array([a.bbox for a in annotations], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    truth = mobius_seg.Instances(
+        image_size=picture.shape[:2],
+        rles=[_text_rle(coco.rle(row)) for row in rows],
+        boxes_xyxy=boxes,
+        scores=np.ones(len(rows), np.float32),
+        names=[coco.names[a.name] for a in annotations],
+        name_ids=np.array([a.name for a in annotations], np.int64),
+        instance_ids=np.arange(len(rows)),
+    )
+    predicted = model.predict(path, names=list(coco.names))
+    large = np.repeat(np.repeat(picture, ENLARGE, 0), ENLARGE, 1)
+    both = [draw_instances(large, _enlarge(found)) for found in (truth, predicted)]
+    return row_of(both, SIDE)
 
 
 def _enlarge(found: mobius_seg.Instances) -> mobius_seg.Instances:
@@ -104,7 +111,7 @@ def _text_rle(rle: dict[str, object] | None) -> dict[str, object]:
     return {**rle, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _row(pictures: Sequence[Image.Image], height: int) -> Image.Image:
+def row_of(pictures: Sequence[Image.Image], height: int) -> Image.Image:
     """Pictures side by side at one height."""
     scaled = [p.resize((round(p.width * height / p.height), height)) for p in pictures]
     width = sum(p.width for p in scaled) + GAP * (len(scaled) - 1)
@@ -116,14 +123,14 @@ def _row(pictures: Sequence[Image.Image], height: int) -> Image.Image:
     return canvas
 
 
-def _grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size in rows."""
+def save_grid(pictures: Sequence[Image.Image], columns: int, path: Path) -> None:
+    """Pictures of one size in rows, as one file."""
     width, height = pictures[0].width + 4 * GAP, pictures[0].height + 2 * GAP
     rows = -(-len(pictures) // columns)
     canvas = Image.new("RGB", (columns * width, rows * height), "white")
     for index, picture in enumerate(pictures):
         canvas.paste(picture, (index % columns * width, index // columns * height))
-    return canvas
+    save(canvas, path)
 
 
 def _open(path: Path) -> Image.Image:
@@ -131,7 +138,8 @@ def _open(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
+    """Write a JPEG file, whole or not at all."""
     with atomic_path(path) as temporary:
         image.save(temporary, "JPEG", quality=85)
     print(f"wrote {path.name}")

@@ -152,6 +152,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         threads=options.threads or 0,
         precision=options.precision,
         seed=options.seed,
+        resume=options.resume,
+        checkpoint_minutes=options.checkpoint_minutes,
     )
     print(f"wrote {pretrain(config)}")
     return 0

@@ -16,13 +16,10 @@ from mobius_seg.errors import InputError
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
 from mobius_seg.train import pretrain as module
+from mobius_seg.train.crowds import STAGES, CrowdBatches
 from mobius_seg.train.loop import train
-from mobius_seg.train.pretrain import (
-    STAGES,
-    CrowdBatches,
-    load_pretrained,
-    pretrain,
-)
+from mobius_seg.train.pretrain import load_pretrained, pretrain
+from mobius_seg.train.pretrain_loop import NamesRun
 from mobius_seg.train.pretrain_settings import PretrainConfig
 from mobius_seg.train.settings import TrainConfig
 
@@ -146,6 +143,41 @@ def test_it_learns(pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [entry["objects"] > 0 for entry in curve] == [True] * 5
     assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
     assert curve[-1]["top1"] > curve[0]["top1"] + 0.08
+
+
+def test_a_stopped_run_goes_on_exactly(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in each of its stages, a run ends with the weights of one that was not."""
+    whole = pretrain(settings(pack, tmp_path / "whole", steps=12))
+    taken = NamesRun._train
+
+    def stops(run: NamesRun, batch: Any) -> tuple[float, float]:
+        run.stop = run.state["step"] in (3, 10)
+        return taken(run, batch)
+
+    config = settings(pack, tmp_path / "parts", steps=12)
+    with monkeypatch.context() as patched:
+        patched.setattr(NamesRun, "_train", stops)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+        with pytest.raises(InputError, match="holds a run already"):
+            pretrain(config)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(dataclasses.replace(config, resume=True))
+    with pytest.raises(InputError, match=r"begun with lr 0.002, not 0.001"):
+        pretrain(dataclasses.replace(config, resume=True, lr=1e-3))
+    again = pretrain(dataclasses.replace(config, resume=True))
+    one, other = load_file(whole), load_file(again)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    records = [json.loads((p.parent / "pretraining.json").read_text()) for p in (whole, again)]
+    assert records[0]["objects"] == records[1]["objects"]
+    assert records[0]["steps"] == records[1]["steps"] == 12
+
+
+def test_there_is_nothing_to_resume(pack: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        pretrain(settings(pack, tmp_path / "new", steps=2, resume=True))
 
 
 def test_another_network_is_refused(folder: Path) -> None:

@@ -30,7 +30,7 @@ def save_checkpoint(
     folder: Path,
     state: State,
     network: nn.Module,
-    average: AveragedModel,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
 ) -> Path:
     """Write a checkpoint of a step.
@@ -39,7 +39,7 @@ def save_checkpoint(
         folder: where checkpoints live.
         state: JSON-able facts; ``state["step"]`` names the checkpoint.
         network: the weights being trained.
-        average: their moving average.
+        average: their moving average, None where there is none.
         optimizer: its moments are stored by parameter name.
 
     Returns:
@@ -50,9 +50,10 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(_tensors(network.state_dict()), temporary / "network.safetensors")
-    averaged = _tensors(average.module.state_dict())
-    averaged["n_averaged"] = average.n_averaged.detach().clone()
-    save_file(averaged, temporary / "average.safetensors")
+    if average is not None:
+        averaged = _tensors(average.module.state_dict())
+        averaged["n_averaged"] = average.n_averaged.detach().clone()
+        save_file(averaged, temporary / "average.safetensors")
     moments = {
         f"{name}|{key}": value.detach().cpu().contiguous()
         for name, parameter in _named(network, optimizer)
@@ -121,7 +122,7 @@ def _completed(stored: Any, defaults: Any) -> Any:
 def load_checkpoint(
     folder: Path,
     network: nn.Module,
-    average: AveragedModel,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
 ) -> State:
     """Restore the last checkpoint into its parts.
@@ -129,7 +130,7 @@ def load_checkpoint(
     Args:
         folder: where checkpoints live.
         network: filled in place, as the other two.
-        average: moving average.
+        average: moving average, None where there is none.
         optimizer: its moments.
 
     Returns:
@@ -145,9 +146,10 @@ def load_checkpoint(
         last = folder / json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"]
         state: State = json.loads((last / "state.json").read_text(encoding="utf-8"))
         network.load_state_dict(load_file(last / "network.safetensors"))
-        averaged = load_file(last / "average.safetensors")
-        average.n_averaged.copy_(averaged.pop("n_averaged"))
-        average.module.load_state_dict(averaged)
+        if average is not None:
+            averaged = load_file(last / "average.safetensors")
+            average.n_averaged.copy_(averaged.pop("n_averaged"))
+            average.module.load_state_dict(averaged)
         moments = load_file(last / "optimizer.safetensors")
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).splitlines()[0]

@@ -4,11 +4,7 @@ import dataclasses
 import datetime
 import json
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +32,7 @@ from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import TrainConfig
 from mobius_seg.train.stages import StageKeeper
 from mobius_seg.train.start import start_network
+from mobius_seg.train.stops import polite_stop
 from mobius_seg.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -62,36 +59,13 @@ def train(config: TrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     run = Run(config)
-    with _polite_stop(run):
+    with polite_stop(run):
         try:
             run.go()
         except KeyboardInterrupt:
             run.checkpoint()
             raise
     return run.finish()
-
-
-@contextmanager
-def _polite_stop(run: "Run") -> Iterator[None]:
-    """Let Ctrl-C and a polite kill end the run after the step in progress, a second one at once.
-
-    Between two updates of a step the weights belong to no step, so nothing is stored there.
-    """
-
-    def stop(_signal: int, _frame: object) -> None:
-        if run.stop:
-            raise KeyboardInterrupt
-        run.stop = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Run:

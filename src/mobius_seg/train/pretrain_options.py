@@ -33,3 +33,5 @@ def add_pretrain(add: Add, option: Option, pack: Path) -> None:
     option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
     option(parser, "--precision", str, "auto", "auto, fp32 or bf16")
     option(parser, "--seed", int, 0, "of everything random")
+    option(parser, "--checkpoint-minutes", float, 5.0, "minutes between checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -36,6 +36,9 @@ class PretrainConfig:
         threads: CPU threads of torch; 0 leaves torch's choice.
         precision: ``auto`` takes bf16 where the device computes it natively.
         seed: of everything random.
+        resume: go on from the last checkpoint in ``out``; with the same configuration (given
+            ``steps``) the result is that of a run never stopped.
+        checkpoint_minutes: minutes between checkpoints.
     """
 
     preset: str
@@ -52,6 +55,8 @@ class PretrainConfig:
     threads: int = 0
     precision: Precision = "auto"
     seed: int = 0
+    resume: bool = False
+    checkpoint_minutes: float = 5.0
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained.
@@ -59,7 +64,7 @@ class PretrainConfig:
         Raises:
             InputError: names the field, the value and what is allowed.
         """
-        check_positive(self, ("minutes", "steps", "batch_size", "lr"))
+        check_positive(self, ("minutes", "steps", "batch_size", "lr", "checkpoint_minutes"))
         if self.minutes is not None and self.steps is not None:
             raise InputError("give either steps or minutes (--steps N or --minutes M)")
         if self.batch_size > LARGEST_BATCH:
