@@ -196,6 +196,18 @@ def test_names_of_a_file_that_the_pack_lacks_are_added(
     collate([both[i] for i in range(4)], opened.vocabulary, np.random.default_rng(0), (1, 3))
 
 
+def test_composed_sources_of_a_mixture_are_close_ups_and_reworded(pack: Path) -> None:
+    sources = [Source(kind="composed")]
+    opened = Sources(sources, pack, subwords=False, enlarge=0.5, close=1.0, wording=0.5)
+    samples = opened.samples(sources, SIZE, 0)
+    assert max(len(samples[i].boxes_xyxy) for i in range(30)) <= 3
+    assert opened.vocabulary.other is not None
+    assert len(opened.vocabulary.other.vectors) == len(opened.vocabulary.names)
+    plain = Sources(sources, pack, subwords=False)
+    assert plain.vocabulary.other is None
+    assert max(len(plain.samples(sources, SIZE, 0)[i].boxes_xyxy) for i in range(30)) > 3
+
+
 def test_two_sources_of_one_pack_show_different_scenes(pack: Path) -> None:
     sources = [Source(kind="composed"), Source(kind="composed", supervision="boxes")]
     samples = Sources(sources, pack, subwords=False).samples(sources, SIZE, 0)
@@ -322,6 +334,13 @@ STAGES = (Stage(share=1), Stage(share=1, sources=COMPOSED))
         (
             {"mixture": COMPOSED, "annotations": Path("a"), "images": Path("b")},
             "either annotations or a mixture",
+        ),
+        (
+            {
+                "mixture": (Source(kind="coco", annotations=Path("a"), images=Path("b")),),
+                "close_ratio": 0.5,
+            },
+            "close_ratio is 0.5; allowed with a mixture without composed scenes: 0",
         ),
         ({"recipe": Recipe(stages=STAGES)}, "some stages of the recipe have sources"),
         ({"recipe": Recipe(stages=STAGES[1:]), "mixture": COMPOSED}, "every stage .* has sources"),

@@ -50,7 +50,14 @@ class StepBatches(Dataset[Batch]):
         self._pack: Pack | None = None
         self._mixed: Sources | None = None
         if mixed := [s for stage in range(config.stages) for s in config.sources_at(stage)]:
-            self._mixed = Sources(mixed, config.pack, self._subwords)
+            self._mixed = Sources(
+                mixed,
+                config.pack,
+                self._subwords,
+                enlarge=config.enlarge_ratio,
+                close=config.close_ratio,
+                wording=config.wording_ratio,
+            )
             self._pack = self._mixed.pack
             self.vocabulary = self._mixed.vocabulary
             return

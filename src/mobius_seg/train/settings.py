@@ -245,11 +245,18 @@ class TrainConfig:
         check_ratios(self.mixture or ())
         if self.annotations is not None:
             raise InputError("give either annotations or a mixture of sources, not both")
-        for name in ("expression_ratio", "agnostic_ratio", *COMPOSED_RATIOS):
+        for name in ("expression_ratio", "agnostic_ratio"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise InputError(
                     f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture:"
                     " nothing, its sources have ratios of their own"
+                )
+        sources = [*self.mixture, *(s for i in range(self.stages) for s in self.sources_at(i))]
+        for name in COMPOSED_RATIOS:
+            if getattr(self, name) and all(source.kind != "composed" for source in sources):
+                raise InputError(
+                    f"TrainConfig.{name} is {getattr(self, name)!r}; allowed with a mixture"
+                    " without composed scenes: 0"
                 )
 
     def _check_recipe(self) -> None:

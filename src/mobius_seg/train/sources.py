@@ -18,6 +18,7 @@ from mobius_seg.data.referring import default_expressions_path, read_expressions
 from mobius_seg.data.referring_samples import ReferringSamples
 from mobius_seg.data.sample import Sample, SampleSource, Vocabulary
 from mobius_seg.data.transforms import AugmentedSamples
+from mobius_seg.data.wordings import Wordings
 from mobius_seg.text import MiniLMEncoder, default_encoder
 from mobius_seg.train.draw import Draw
 from mobius_seg.train.mixture import Source
@@ -35,13 +36,26 @@ class Sources:
         sources: of all stages.
         pack: file that scenes are composed from; opened where a source needs it.
         subwords: the network reads the sub-words of names.
+        enlarge: share of composed scenes that are made smaller and enlarged.
+        close: share of composed scenes that are close-ups.
+        wording: share of names asked in other words; above 0 the vocabulary has these.
 
     Raises:
         InputError: the pack, a COCO file, its expressions or a picture cannot be used.
     """
 
-    def __init__(self, sources: Sequence[Source], pack: Path, subwords: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        pack: Path,
+        subwords: bool,
+        *,
+        enlarge: float = 0.0,
+        close: float = 0.0,
+        wording: float = 0.0,
+    ) -> None:
         """See the class."""
+        self._enlarge, self._close = enlarge, close
         composed = any(source.kind == "composed" for source in sources)
         self.pack = Pack.open(pack) if composed else None
         self._coco: dict[tuple[Path, Path], CocoSamples] = {}
@@ -53,7 +67,7 @@ class Sources:
                 if source.supervision == "expressions":
                     self._referring(source, 32, 0)
         spoken = any(source.supervision == "expressions" for source in sources)
-        self.vocabulary = self._make_vocabulary(spoken, subwords)
+        self.vocabulary = self._make_vocabulary(spoken, subwords, wording > 0)
 
     def samples(self, sources: Sequence[Source], size: int, seed: int) -> "MixedSamples":
         """Samples of a mixture, by index.
@@ -82,6 +96,8 @@ class Sources:
                 expression_ratio=1.0 if spoken else 0.0,
                 agnostic_ratio=0.0,
                 letterbox=_LETTERBOX,
+                enlarge=self._enlarge,
+                close=self._close,
             )
         if source.supervision == "expressions":
             return self._referring(source, size, seed)
@@ -119,7 +135,7 @@ class Sources:
         sides = zip(self.pack.names, self.pack.name_split, strict=True)
         return tuple(name for name, side in sides if side == "base")
 
-    def _make_vocabulary(self, spoken: bool, subwords: bool) -> Vocabulary:
+    def _make_vocabulary(self, spoken: bool, subwords: bool, reworded: bool) -> Vocabulary:
         """The base names of the pack, then the other names of the COCO files in order."""
         base = self._base()
         named = {name for samples in self._coco.values() for name in samples.names}
@@ -132,9 +148,11 @@ class Sources:
         if more:
             parts.append(default_encoder().pooled(more).float())
         # Names come again and are cached; expressions of composed scenes never do.
-        encoder = MiniLMEncoder() if spoken else None
+        encoder = MiniLMEncoder() if spoken or reworded else None
         cached = default_encoder() if subwords else None
-        return Vocabulary([*base, *more], torch.cat(parts), encoder, cached)
+        names = [*base, *more]
+        other = None if encoder is None or not reworded else Wordings.of(names, encoder)
+        return Vocabulary(names, torch.cat(parts), encoder, cached, other)
 
 
 class MixedSamples:
