@@ -26,6 +26,7 @@ from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
 from photos_page import photos_section
 from tables import conditions_line, fraction, generated, json_file, number, table
+from wordings_page import wordings_section
 
 WEIGHTS = ROOT / "src" / "mobius_seg" / "weights"
 MODEL = "mobius-n"
@@ -114,6 +115,7 @@ def results() -> str:
         _quality,
         errors_section,
         photos_section,
+        wordings_section,
         _curve,
         cost_section,
         _speed,

@@ -68,7 +68,7 @@ def wordings(name: str) -> tuple[str, ...]:
 
     None of them is a name of its own, as "beer mugs" is beside "beer mug".
     """
-    own = [name, *_related()["synonyms"].get(name, ())]
+    own = [name, *synonyms(name)]
     found = own[1:]
     for text in own:
         if plural(text) == text:
@@ -77,6 +77,12 @@ def wordings(name: str) -> tuple[str, ...]:
             found += [f"{article(text)} {text}", plural(text)]
     found.append(f"a photo of {name if plural(name) == name else f'{article(name)} {name}'}")
     return tuple(text for text in dict.fromkeys(found) if text not in _names())
+
+
+def synonyms(name: str) -> tuple[str, ...]:
+    """Other names of the same thing, none of which is a name of the split."""
+    found: list[str] = _related()["synonyms"].get(name, [])
+    return tuple(found)
 
 
 def read_kinds() -> dict[str, frozenset[str]]:
