@@ -1,7 +1,10 @@
 """Training from end to end on drawn shapes: it learns, resumes exactly and stores what it says."""
 
 import json
+import multiprocessing
+import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,33 @@ def test_a_signal_ends_the_run_between_steps(
     resumed = train(settings(pack, tmp_path / "parted", resume=True))
     first, second = weights(whole), weights(resumed)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_leaves_a_checkpoint(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = torch.optim.AdamW.step
+    steps = []
+
+    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
+        result = update(self, *args)
+        steps.append(1)
+        if len(steps) == 2:
+            for loader in multiprocessing.active_children():
+                assert loader.pid is not None
+                os.kill(loader.pid, signal.SIGTERM)
+                os.kill(loader.pid, signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(pack, tmp_path / "run", workers=1, steps=40))
+    latest = json.loads((tmp_path / "run" / "checkpoints" / "latest.json").read_text())
+    assert latest == {"checkpoint": "step-00000002"}
+    assert multiprocessing.active_children() == []
 
 
 def test_a_batch_is_shared_evenly(pack: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import TrainConfig
 from mobius_seg.train.stages import StageKeeper
 from mobius_seg.train.start import start_network
-from mobius_seg.train.stops import polite_stop
+from mobius_seg.train.stops import polite_stop, start_worker
 from mobius_seg.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Run:
             sampler=Steps(self.state["step"], end),
             num_workers=self.config.workers,
             prefetch_factor=4 if self.config.workers else None,
-            worker_init_fn=_single_thread if self.config.workers else None,
+            worker_init_fn=start_worker if self.config.workers else None,
         )
 
     def _step(self, batch: Batch) -> dict[str, float]:
@@ -345,8 +345,3 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
-
-
-def _single_thread(_worker: int) -> None:
-    """Loader processes compose; the cores belong to the training process."""
-    torch.set_num_threads(1)

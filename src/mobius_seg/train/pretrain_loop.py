@@ -25,6 +25,7 @@ from mobius_seg.train.crowds import Crowd, CrowdBatches
 from mobius_seg.train.folded import fold_norms
 from mobius_seg.train.precision import channels_last, choose_precision
 from mobius_seg.train.pretrain_settings import MINUTES, PretrainConfig
+from mobius_seg.train.stops import start_worker
 
 _LOG_STEPS = 50
 _SCALE = 30.0  # of the cosines, before it is learnt
@@ -94,6 +95,7 @@ class NamesRun:
             sampler=Steps(self.state["step"], 2**31),
             num_workers=1,
             prefetch_factor=4,
+            worker_init_fn=start_worker,
         )
         self.network.train()
         seen: list[tuple[float, float]] = []
