@@ -6,8 +6,11 @@ error and exit code 2.
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from mobius_seg.cli_options import build_parser
@@ -36,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tolerate_encoding()
     try:
         options = build_parser().parse_args(argv)
-        code = _COMMANDS[options.command](options)
+        with _stoppable():
+            code = _COMMANDS[options.command](options)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -71,6 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print_error("out of memory; try a smaller --size, smaller pictures or another --device")
         return USER_ERROR
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a polite kill end a command as Ctrl-C does: what it had begun to write is removed."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _abandon_output() -> None:

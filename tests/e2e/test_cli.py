@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from pycocotools import mask as coco_mask
 from tests.support.models import HashEncoder
 
 import mobius_seg
+from mobius_seg import cli
 from mobius_seg.cli import main
+from mobius_seg.files import atomic_path
 from mobius_seg.segment_files import plan_outputs
 
 Capture = pytest.CaptureFixture[str]
@@ -216,6 +220,24 @@ def _run(arguments: list[str], **environment: str) -> subprocess.CompletedProces
         check=False,
         env={**os.environ, **environment},
     )
+
+
+def test_a_polite_kill_cleans_up(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> int:
+        with atomic_path(tmp_path / "out.json") as temporary:
+            temporary.write_text("half")
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(5)
+        return 0
+
+    monkeypatch.setitem(cli._COMMANDS, "models", killed)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_reader_that_goes_away() -> None:
