@@ -165,6 +165,8 @@ def _pretrain(options: argparse.Namespace) -> int:
         out=options.out,
         pack=options.pack,
         weights=options.weights,
+        teacher=options.teacher,
+        teacher_share=options.teacher_share,
         minutes=options.minutes,
         steps=options.steps,
         size=options.size,

@@ -19,7 +19,7 @@ from mobius_seg.train import pretrain as module
 from mobius_seg.train.crowds import STAGES, CrowdBatches
 from mobius_seg.train.loop import train
 from mobius_seg.train.pretrain import load_pretrained, pretrain
-from mobius_seg.train.pretrain_loop import NamesRun
+from mobius_seg.train.pretrain_loop import NamesRun, _Namer
 from mobius_seg.train.pretrain_settings import PretrainConfig
 from mobius_seg.train.settings import TrainConfig
 
@@ -175,6 +175,39 @@ def test_a_stopped_run_goes_on_exactly(
     assert records[0]["steps"] == records[1]["steps"] == 12
 
 
+def test_a_teacher_is_learnt_from(pack: Path, tmp_path: Path) -> None:
+    """With the teacher alone (share 1) the student's answers come near its wrong ones."""
+    torch.manual_seed(3)
+    teacher = Mobius(dataclasses.replace(get_preset("mobius-test"), name_stride=32))
+    names_KD = torch.from_numpy(Pack.open(pack).name_embeddings.astype("float32"))
+    teacher.fit_text(names_KD)
+    save_model(teacher, tmp_path / "teacher", training={"steps": 9}, float16=False)
+    config = settings(pack, tmp_path / "out", steps=60, teacher=tmp_path / "teacher")
+    agreement = []
+    for share in (0.0, 1.0):
+        out = tmp_path / f"out-{share}"
+        pretrain(dataclasses.replace(config, out=out, teacher_share=share))
+        record = json.loads((out / "pretraining.json").read_text())
+        assert record["teacher"] == {"steps": 9}
+        student = Mobius(get_preset("mobius-test"))
+        load_pretrained(student, out / "backbone.safetensors")
+        batch = CrowdBatches(Pack.open(pack), config, STAGES[0])[1000]
+        taught, told = (
+            _Namer(network.eval(), names_KD[:6], half=False).cosines(batch).detach()
+            for network in (load_model(tmp_path / "teacher"), student)
+        )
+        agreement.append(float((taught * told).sum(1).mean()))
+        assert record["settings"]["teacher_share"] == share
+    assert agreement[1] > agreement[0]
+
+
+def test_a_teacher_without_a_name_map_is_refused(pack: Path, tmp_path: Path) -> None:
+    network = Mobius(dataclasses.replace(get_preset("mobius-test"), name_map=False))
+    save_model(network, tmp_path / "teacher")
+    with pytest.raises(InputError, match="has no name map to learn from"):
+        pretrain(settings(pack, tmp_path / "out", steps=1, teacher=tmp_path / "teacher"))
+
+
 def test_there_is_nothing_to_resume(pack: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         pretrain(settings(pack, tmp_path / "new", steps=2, resume=True))
@@ -197,6 +230,7 @@ def test_another_network_is_refused(folder: Path) -> None:
         ({"size": 65}, "multiples of 32"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),
+        ({"teacher_share": 1.5}, "teacher_share is 1.5; allowed: 0 to 1"),
     ],
 )
 def test_bad_settings(pack: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

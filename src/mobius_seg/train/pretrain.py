@@ -48,8 +48,8 @@ def pretrain(config: PretrainConfig) -> Path:
         ``config.weights`` the model's folder, for ``mobius-seg train --weights``.
 
     Raises:
-        InputError: the pack, the preset or the weights cannot be used, or ``config.out`` holds a
-            model or a run already that would be replaced, or nothing to resume.
+        InputError: the pack, the preset, the weights or the teacher cannot be used, or
+            ``config.out`` holds a model or a run already, or nothing to resume.
         KeyboardInterrupt: the run was stopped; with ``resume`` it goes on.
     """
     if config.threads:
@@ -64,6 +64,7 @@ def pretrain(config: PretrainConfig) -> Path:
         if not config.resume and (config.out / RUN_MODEL).exists():
             raise InputError(f"{config.out}: holds a model already; choose another --out")
         previous = read_record(find_folder(config.weights), TRAINING_FILE)
+    teacher = None if config.teacher is None else load_model(config.teacher)
     make_folder(config.out)
     pack = Pack.open(config.pack)
     names_KD = torch.from_numpy(np.asarray(pack.name_embeddings, dtype=np.float32))[base_rows(pack)]
@@ -71,7 +72,7 @@ def pretrain(config: PretrainConfig) -> Path:
     drawn = start == "random" and config.weights is None
     network.backbone.freeze_norm = not drawn
     network.backbone.freeze(0 if drawn else config.freeze_stride)
-    runner = NamesRun(config, network, names_KD)
+    runner = NamesRun(config, network, names_KD, teacher)
     stride = network.config.name_stride
     stages = STAGES if config.weights is None else STAGES[-1:]
     ends = [stage.start for stage in stages[1:]] + [1.0]
@@ -94,6 +95,8 @@ def pretrain(config: PretrainConfig) -> Path:
         "assets": [*(dict(source) for source in pack.meta.sources), *pretrained_sources(start)],
         "curve": runner.state["log"],
     }
+    if config.teacher is not None:
+        record["teacher"] = read_record(find_folder(config.teacher), TRAINING_FILE)
     if config.weights is not None:
         record["previous"] = previous
         save_model(network, config.out / RUN_MODEL, training=record)
@@ -153,7 +156,7 @@ def load_pretrained(network: Mobius, file: Path, partly: bool = False) -> list[s
     return left_out
 
 
-_PLACES = ("out", "pack", "weights", "resume")
+_PLACES = ("out", "pack", "weights", "teacher", "resume")
 
 
 def _pretrained_part(network: Mobius) -> dict[str, Tensor]:

@@ -40,12 +40,20 @@ class NamesRun:
         config: the run; with ``resume`` the last checkpoint in ``config.out`` is restored.
         network: what is trained: its backbone as far as it has gradients, and its name map.
         names_KD: text vectors of the names.
+        teacher: network whose answers are learnt too; of any preset with a name map.
 
     Raises:
-        InputError: there is no checkpoint to go on from, or it is another run's.
+        InputError: there is no checkpoint to go on from, it is another run's, or the teacher has
+            no name map.
     """
 
-    def __init__(self, config: PretrainConfig, network: Mobius, names_KD: Tensor) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        network: Mobius,
+        names_KD: Tensor,
+        teacher: Mobius | None = None,
+    ) -> None:
         """See the class."""
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,13 +62,16 @@ class NamesRun:
         self.half = choose_precision(config.precision) == "bf16"
         threads = f"CPU, {torch.get_num_threads()} threads"
         self.described = torch.cuda.get_device_name() if self.device.type == "cuda" else threads
-        with torch.no_grad():
-            self.vocabulary_KC = self.network.project_names(names_KD.to(self.device))
-        assert network.name_map is not None  # checked before
-        self.name_map = network.name_map
+        self.namer = _Namer(self.network, names_KD.to(self.device), self.half)
+        self.teacher: _Namer | None = None
+        if teacher is not None:
+            if teacher.name_map is None:
+                raise InputError(f"{config.teacher}: has no name map to learn from")
+            teacher = channels_last(teacher.to(self.device)).eval()
+            self.teacher = _Namer(teacher, names_KD.to(self.device), self.half)
         self.held = _Held(network, torch.tensor(_SCALE, device=self.device).log())
         body = [p for p in network.backbone.parameters() if p.requires_grad]
-        head = [*self.name_map.parameters(), self.held.log_scale]
+        head = [*self.namer.name_map.parameters(), self.held.log_scale]
         self.optimizer = torch.optim.AdamW(
             [{"params": body, "peak_lr": config.lr}, {"params": head, "peak_lr": 3 * config.lr}],
             lr=config.lr,
@@ -137,25 +148,17 @@ class NamesRun:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _cosines(self, batch: Crowd) -> Tensor:
-        """Cosine of each object to each name: [T, K]."""
-        network = self.network
-        mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
-        images = (batch.images_B3SS.to(self.device).float() / 255 - mean) / std
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
-            names_BNC = self.name_map(maps[2], maps[3]).float().flatten(2).transpose(1, 2)
-        of_T = batch.picture_T.to(self.device)
-        sum_TC = torch.einsum("tn,tnc->tc", batch.cover_TN.to(self.device), names_BNC[of_T])
-        cosine_TK: Tensor = F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T
-        return cosine_TK
-
     def _train(self, batch: Crowd) -> tuple[float, float]:
         """One step; its cross-entropy and top-1 accuracy."""
-        cosine_TK = self._cosines(batch)
+        cosine_TK = self.namer.cosines(batch)
         rows_T = batch.rows_T.to(self.device)
         logits_TK = self.held.log_scale.exp() * cosine_TK
         contest = F.cross_entropy(logits_TK, rows_T, label_smoothing=0.05)
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught_TK = (_SCALE * self.teacher.cosines(batch)).softmax(-1)
+            share = self.config.teacher_share
+            contest = (1 - share) * contest + share * F.cross_entropy(logits_TK, taught_TK)
         distance_T = 1 - cosine_TK.gather(1, rows_T[:, None])
         loss = contest + LossConfig().pull * distance_T.mean()  # as regions.region_loss
         loss.backward()  # type: ignore[no-untyped-call]
@@ -171,7 +174,7 @@ class NamesRun:
     def accuracy(self, batches: Sequence[Crowd]) -> float:
         """Top-1 accuracy over the objects of some batches."""
         self.network.eval()
-        right = [self._cosines(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
+        right = [self.namer.cosines(batch).argmax(1).cpu() == batch.rows_T for batch in batches]
         return round(float(torch.cat(right).float().mean()), 4)
 
     def _report(self, loss: float, accuracy: float) -> None:
@@ -182,6 +185,39 @@ class NamesRun:
         Console(stderr=True).print(
             f"{minutes:.1f} min  {objects} objects  loss {loss:.2f}  top-1 {accuracy:.2f}"
         )
+
+
+class _Namer:
+    """A network's answers under given masks.
+
+    Args:
+        network: with a name map, on its device.
+        names_KD: text vectors of the names, on the same.
+        half: compute the maps in bfloat16.
+    """
+
+    def __init__(self, network: Mobius, names_KD: Tensor, half: bool) -> None:
+        assert network.name_map is not None  # checked before
+        self.network, self.name_map, self.half = network, network.name_map, half
+        with torch.no_grad():
+            self.vocabulary_KC = network.project_names(names_KD)
+
+    def cosines(self, batch: Crowd) -> Tensor:
+        """Cosine of each object to each name: [T, K]."""
+        network, device = self.network, self.vocabulary_KC.device
+        mean, std = network.get_buffer("image_mean"), network.get_buffer("image_std")
+        images = (batch.images_B3SS.to(device).float() / 255 - mean) / std
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+            maps = network.backbone(images.contiguous(memory_format=torch.channels_last))
+            names_BChw = self.name_map(maps[2], maps[3]).float()
+        cover_TN = batch.cover_TN.to(device)
+        if names_BChw[0, 0].numel() != cover_TN.shape[1]:  # a teacher whose map is finer or coarser
+            side = math.isqrt(cover_TN.shape[1])
+            names_BChw = F.interpolate(names_BChw, (side, side), mode="area")
+        names_BNC = names_BChw.flatten(2).transpose(1, 2)
+        sum_TC = torch.einsum("tn,tnc->tc", cover_TN, names_BNC[batch.picture_T.to(device)])
+        cosine_TK: Tensor = F.normalize(sum_TC, dim=-1) @ self.vocabulary_KC.T
+        return cosine_TK
 
 
 class _Held(nn.Module):
@@ -196,7 +232,8 @@ class _Held(nn.Module):
 def _identity(config: PretrainConfig) -> dict[str, Any]:
     """What makes a run this run and no other."""
     values = {key: getattr(config, key) for key in _SAME}
-    return {**values, "from_weights": config.weights is not None}
+    taught = 0.0 if config.teacher is None else config.teacher_share
+    return {**values, "from_weights": config.weights is not None, "taught": taught}
 
 
 def _check_same(config: PretrainConfig) -> None:

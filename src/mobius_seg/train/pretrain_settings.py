@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobius_seg.errors import InputError
+from mobius_seg.json_values import is_number
 from mobius_seg.option_kinds import MAX_THREADS
 from mobius_seg.train.settings import (
     LARGEST_BATCH,
@@ -26,6 +27,9 @@ class PretrainConfig:
         weights: trained model whose backbone and name map go on learning, crowded pictures from the
             start; the whole model is written to ``out / "model"`` then, for ``mobius-seg train
             --weights``.
+        teacher: trained model whose answers under the same masks are learnt too (distillation,
+            Hinton et al. 2015).
+        teacher_share: part of the loss among names that these make up, 0..1.
         minutes: wall-clock minutes; None takes :data:`MINUTES` where no ``steps`` are given.
         steps: steps in all; the same result on every machine that has the same precision.
         size: side of the pictures of the last stage in pixels.
@@ -45,6 +49,8 @@ class PretrainConfig:
     out: Path
     pack: Path = Path("assets/pack.safetensors")
     weights: Path | None = None
+    teacher: Path | None = None
+    teacher_share: float = 0.5
     minutes: float | None = None
     steps: int | None = None
     size: int = 192
@@ -73,6 +79,10 @@ class PretrainConfig:
                 f" {LARGEST_BATCH}"
             )
         check_precision(self)
+        if not (is_number(self.teacher_share) and 0 <= self.teacher_share <= 1):
+            raise InputError(
+                f"PretrainConfig.teacher_share is {self.teacher_share!r:.60}; allowed: 0 to 1"
+            )
         if self.weights is not None and not self.pretrained:
             raise InputError("PretrainConfig.pretrained is False; allowed with weights: True")
         if self.size < 32 or self.size % 32 or self.size > 512:
