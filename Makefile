@@ -43,7 +43,7 @@ $(FULL): pyproject.toml constraints.txt | $(BIN)/python
 demo: $(DEMO) ## segment two real photographs with the shipped weights into demo/
 	@photos=$$($(BIN)/python -c 'from importlib.util import find_spec as f; print(f("skimage").submodule_search_locations[0])')/data && \
 	$(BIN)/mobius-seg segment "$$photos/chelsea.png" --everything --size 320 --threshold 0.1 --out $(OVERLAYS) && \
-	$(BIN)/mobius-seg segment "$$photos/coffee.png" --names "cup,spoon" --threshold 0.005 --out $(OVERLAYS) && \
+	$(BIN)/mobius-seg segment "$$photos/coffee.png" --everything --threshold 0.1 --out $(OVERLAYS) && \
 	echo "Overlays: $(CURDIR)/$(OVERLAYS)/chelsea.png and $(CURDIR)/$(OVERLAYS)/coffee.png"
 
 install: $(FULL) ## everything for training, evaluation and tests into .venv
