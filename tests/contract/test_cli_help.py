@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [
     (), ("segment",), ("models",), ("profile",), ("assets",), ("assets", "fetch"),
-    ("assets", "pack"), ("compose",), ("pretrain",), ("train",), ("eval",), ("calibrate",),
+    ("assets", "pack"), ("compose",), ("rooms",), ("pretrain",), ("train",), ("eval",), ("calibrate",),
     ("tune-pruning",), ("export",), ("lint-export",), ("bench",), ("pareto",),
 ]  # fmt: skip
 
