@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 NEAR = 0.05  # metres; what is closer is cut away
 CLEARANCE = 0.2  # metres between a camera and what stands about
-VIEWS = 40
+VIEWS = 80
 """Views that one is chosen from."""
 
 
@@ -36,7 +36,7 @@ class Camera:
 
     def axes(self) -> Array:
         """Rows right, up and forward, float64 [3, 3]."""
-        forward = np.array(self.target) - np.array(self.position)
+        forward = np.array(self.target, np.float64) - np.array(self.position)
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= max(float(np.linalg.norm(right)), 1e-9)
@@ -60,13 +60,7 @@ class Camera:
         return np.stack([0.5 + local[:, 0] / scale, 0.5 - local[:, 1] / scale], 1), depth
 
 
-def corners(box_23: Array) -> Array:
-    """The eight corners [8, 3] of a box [2, 3] given by its lowest and highest corner."""
-    pick = np.array([[i >> axis & 1 for axis in range(3)] for i in range(8)])
-    return np.take_along_axis(box_23, pick, 0)
-
-
-def extents(camera: Camera, boxes_M23: Array) -> tuple[Array, Array]:
+def extents(camera: Camera, boxes_M23: Array) -> tuple[Array, NDArray[np.bool_]]:
     """How large boxes appear and whether their middle is in the picture.
 
     Args:
@@ -76,14 +70,19 @@ def extents(camera: Camera, boxes_M23: Array) -> tuple[Array, Array]:
     Returns:
         Longest sides over the picture's side, [M], and bool [M]; 0 and False behind the camera.
     """
-    sizes, inside = np.zeros(len(boxes_M23)), np.zeros(len(boxes_M23), bool)
-    for row, box in enumerate(boxes_M23):
-        seen, depth = camera.project(np.vstack([corners(box), box.mean(0, keepdims=True)]))
-        if depth[-1] < 2 * NEAR:
-            continue
-        sizes[row] = float(np.ptp(np.clip(seen[:8], -2, 3), axis=0).max())
-        inside[row] = bool((np.abs(seen[-1] - 0.5) < 0.47).all())
-    return sizes, inside
+    pick = np.array([[i >> axis & 1 for axis in range(3)] for i in range(8)])
+    corners_M83 = boxes_M23[:, pick, np.arange(3)]
+    seen, _ = camera.project(corners_M83.reshape(-1, 3))
+    sizes = np.ptp(np.clip(seen.reshape(-1, 8, 2), -2, 3), axis=1).max(1)
+    middles, depth = camera.project(boxes_M23.mean(1))
+    before = depth > 2 * NEAR
+    return np.where(before, sizes, 0.0), before & (np.abs(middles - 0.5) < 0.47).all(1)
+
+
+def count_shown(camera: Camera, boxes_M23: Array) -> int:
+    """How many boxes are in the picture at a fair size, whatever stands in front of them."""
+    sizes, inside = extents(camera, boxes_M23)
+    return int((inside & (sizes > 0.05) & (sizes < 1.3)).sum())
 
 
 def is_clear(position: Sequence[float], boxes_M23: Array, clearance: float = CLEARANCE) -> bool:
@@ -103,7 +102,7 @@ def score(camera: Camera, boxes_M23: Array, star: int) -> float:
     """
     sizes, inside = extents(camera, boxes_M23)
     shown = inside & (sizes > 0.05)
-    value = float(np.minimum(sizes[shown] / 0.15, 1).sum())
+    value = float(np.minimum(sizes[shown] / 0.2, 1).sum())
     value += 0.5 * float((shown & (sizes > 0.25)).sum())
     value += 3.0 * float(shown[star]) + 2.0 * float(shown[star] and sizes[star] > 0.2)
     return value - 2.5 * float((sizes > 1.3).sum())
@@ -112,7 +111,7 @@ def score(camera: Camera, boxes_M23: Array, star: int) -> float:
 def choose(
     rng: np.random.Generator, cameras: Sequence[Camera], boxes_M23: Array, star: int
 ) -> Camera:
-    """One of the better half of the views, so that they differ.
+    """One of the best tenth of the views, so that they differ.
 
     Args:
         rng: source of the choice.
@@ -122,7 +121,7 @@ def choose(
     """
     values = np.array([score(camera, boxes_M23, star) for camera in cameras])
     order = np.argsort(-values, kind="stable")
-    best = order[: max(1, len(order) // 5)]
+    best = order[: max(1, len(order) // 10)]
     return cameras[int(best[int(rng.integers(len(best)))])]
 
 
@@ -153,7 +152,7 @@ def room_views(
         position = (float(x), float(y), min(float(eye), height - 0.3))
         aim = middles[focus if rng.random() < 0.6 else int(rng.integers(len(middles)))]
         target = aim + rng.normal(0, 0.25, 3) * (1.0, 1.0, 0.5)
-        camera = _camera(position, target, rng.uniform(34, 68), rng.normal(0, 1.5))
+        camera = _camera(position, target, rng.uniform(32, 64), rng.normal(0, 1.5))
         far = np.linalg.norm(target[:2] - (x, y)) > 0.6
         if far and is_clear(position, boxes_M23):
             cameras.append(camera)
@@ -180,7 +179,7 @@ def close_views(
     size = float(np.ptp(star, axis=0).max())
     cameras = []
     for _ in range(4 * VIEWS):
-        away = float(np.clip(size / rng.uniform(0.15, 0.5), 0.35, 1.6))
+        away = float(np.clip(size / rng.uniform(0.15, 0.5), 0.22, 1.4))
         turn, rise = rng.normal(0, 0.7), rng.uniform(0.12, 0.9)
         flat = away * math.cos(rise)
         x = star[:, 0].mean() + flat * math.sin(turn)
@@ -193,12 +192,10 @@ def close_views(
             cameras.append(camera)
         if len(cameras) == VIEWS:
             break
-    return cameras or [
-        _camera(tuple(star.mean(0) + (0.0, -0.6, 0.35)), star.mean(0), 50.0, 0.0)
-    ]
+    return cameras or [_camera(star.mean(0) + np.array([0.0, -0.6, 0.35]), star.mean(0), 50.0, 0.0)]
 
 
-def _camera(position: Sequence[float], target: Array, angle: float, roll: float) -> Camera:
+def _camera(position: Sequence[float] | Array, target: Array, angle: float, roll: float) -> Camera:
     x, y, z = (float(value) for value in position)
     at_x, at_y, at_z = (float(value) for value in target)
     return Camera(

@@ -30,8 +30,8 @@ from mobius_seg.files import atomic_path, write_text
 from mobius_seg.json_values import parse_json
 
 ATTEMPTS = 4
-FEWEST = 3
-"""Things that a picture should show; after ``ATTEMPTS`` plans the best one is taken."""
+FEWEST, MOST = 3, 15
+"""Things that a picture should show; after ``ATTEMPTS`` plans the nearest one is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,16 +146,18 @@ def write_rooms(
 
 def _draw(renderer: RoomRenderer, assets: RoomAssets, seed: int, index: int) -> DrawnRoom:
     """The first plan of a scene that shows enough, or the best of a few."""
-    best: DrawnRoom | None = None
+    best: tuple[int, DrawnRoom] | None = None
+    textures = [path.name for path in assets.textures]
     for attempt in range(ATTEMPTS):
-        plan = plan_scene(assets.stock, len(assets.textures), seed, index, attempt)
+        plan = plan_scene(assets.stock, textures, seed, index, attempt)
         drawn = renderer.draw(plan)
-        if best is None or drawn.shown > best.shown:
-            best = drawn
-        if best.shown >= FEWEST:
+        distance = max(FEWEST - drawn.shown, drawn.shown - MOST, 0)
+        if best is None or distance < best[0]:
+            best = distance, drawn
+        if distance == 0:
             break
     assert best is not None
-    return best
+    return best[1]
 
 
 def _claim(out: Path, info: dict[str, Any]) -> None:

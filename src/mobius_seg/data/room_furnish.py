@@ -7,7 +7,9 @@ import numpy as np
 from mobius_seg.data.room_layout import Layout, Tint
 from mobius_seg.data.room_things import Stock, Thing
 
-MOST_THINGS = 15
+MOST_THINGS = 18
+NEARBY = (0.15, 0.5)
+"""Metres around the star of a close view that others are put in, by the star's size."""
 TINTED = 0.35
 """Share of things whose plain surfaces get another colour than the catalogue's."""
 
@@ -35,20 +37,25 @@ def furnish(
         focus = place(rng, layout, star)
         if focus is not None and star.carries:
             carriers.append(focus)
-    for _ in range(int(rng.integers(1, 4)) if close else int(rng.integers(4, 9))):
-        thing = stock.draw(rng, lambda t: t.role == "floor", category)
+    tables = 0 if close else 2  # there is always something that others can stand on
+    for turn in range(int(rng.integers(1, 4)) if close else int(rng.integers(5, 10))):
+        fits = _is_table if turn < tables else partial(_has_role, "floor")
+        thing = stock.draw(rng, fits, category)
         number = place(rng, layout, thing) if thing is not None else None
         if number is not None and layout.placements[number].thing.carries:
             carriers.append(number)
     _seats(rng, stock, layout, carriers)
     _fittings(rng, stock, layout, category, 0.5 if close else 1.0)
     _small_things(rng, stock, layout, carriers, category, focus if close else None)
-    if focus is None:
-        sizes = [float(np.prod(placement.thing.size)) for placement in layout.placements]
-        focus = int(np.argmax(sizes)) if sizes else None
-    if focus is None:
-        raise AssertionError(f"{star.key}: an empty room has no place for anything")
-    return focus
+    if focus is not None:
+        return focus
+    slender = sorted((t for t in stock.things if t.role == "floor"), key=lambda t: max(t.size[:2]))
+    for thing in slender:
+        if layout.placements or layout.freely(rng, thing, None) is not None:
+            break
+    else:
+        raise AssertionError(f"{star.key}: there is nothing that stands on a floor")
+    return int(np.argmax([np.prod(placement.thing.size) for placement in layout.placements]))
 
 
 def place(rng: np.random.Generator, layout: Layout, thing: Thing) -> int | None:
@@ -120,6 +127,11 @@ def _fittings(
             place(rng, layout, thing)
 
 
+def _is_table(thing: Thing) -> bool:
+    """Whether it readily carries things on top."""
+    return thing.role == "floor" and thing.weight >= 1 and thing.surface == "top"
+
+
 def _has_role(role: str, thing: Thing) -> bool:
     return thing.role == role
 
@@ -134,7 +146,7 @@ def _small_things(
 ) -> None:
     """Things on furniture, some of them several times; mostly near the ``star`` of a close view."""
     first = layout.placements[star].on if star is not None else None
-    near = layout.placements[star].position[:2] if star is not None else None
+    middle = layout.placements[star] if star is not None else None
     weights = np.array([layout.placements[number].thing.weight for number in carriers])
     last: Thing | None = None
     for _ in range(int(rng.integers(7, 16) if first is not None else rng.integers(6, 15))):
@@ -147,7 +159,11 @@ def _small_things(
         last = thing
         tint = tint_of(rng, thing)
         if first is not None and rng.random() < 0.85:
-            layout.put_on(rng, first, thing, tint, near=near)
+            assert middle is not None
+            within = min(max(2.5 * max(middle.thing.size), NEARBY[0]), NEARBY[1])
+            near = middle.position[:2]
+            if layout.put_on(rng, first, thing, tint, near=near, within=within) is None:
+                layout.put_on(rng, first, thing, tint)
         elif thing.floor_too and rng.random() < 0.4:
             layout.freely(rng, thing, tint)
         elif carriers:

@@ -17,7 +17,6 @@ Tint = tuple[float, float, float]
 
 GAP = 0.01
 TRIES = 14
-NEARBY = 0.45  # metres
 TUCK = 0.3  # of a chair's depth that may be under the table in front of it
 _HIGHEST = {"top": 1.0, "seat": 0.35, "shelf": 0.2}
 """Metres: highest thing on each kind of surface."""
@@ -65,9 +64,7 @@ def footprint(thing: Thing, yaw: float, scale: float = 1.0) -> tuple[float, floa
 
 def overlap(first_23: Array, second_23: Array, gap: float = 0.0) -> bool:
     """Whether two boxes come closer than ``gap`` in every direction."""
-    return bool(
-        ((first_23[0] < second_23[1] + gap) & (second_23[0] < first_23[1] + gap)).all()
-    )
+    return bool(((first_23[0] < second_23[1] + gap) & (second_23[0] < first_23[1] + gap)).all())
 
 
 @dataclass
@@ -195,9 +192,7 @@ class Layout:
             x = base.position[0] + away * math.sin(angle) + along * math.cos(angle)
             y = base.position[1] - away * math.cos(angle) + along * math.sin(angle)
             yaw = angle + math.pi + float(rng.normal(0, 0.12))
-            place = Placement(
-                thing=chair, position=(x, y, 0.0), yaw=yaw, tucked=table, tint=tint
-            )
+            place = Placement(thing=chair, position=(x, y, 0.0), yaw=yaw, tucked=table, tint=tint)
             number = self.add(place)
             if number is not None:
                 return number
@@ -211,6 +206,7 @@ class Layout:
         tint: Tint | None = None,
         *,
         near: tuple[float, float] | None = None,
+        within: float = 0.0,
     ) -> int | None:
         """Stand a small thing on another; its number, or None.
 
@@ -219,7 +215,8 @@ class Layout:
             carrier: number of what carries it.
             thing: what is put there.
             tint: change of its colours.
-            near: keep within ``NEARBY`` of this x and y.
+            near: keep near this x and y.
+            within: so many metres of it.
         """
         base = self.placements[carrier]
         scale = float(rng.uniform(0.9, 1.12))
@@ -231,7 +228,7 @@ class Layout:
             across, along = radius * math.cos(angle) * reach[0], radius * math.sin(angle) * reach[1]
             cos, sin = math.cos(base.yaw), math.sin(base.yaw)
             if near is not None:
-                away = NEARBY * math.sqrt(float(rng.random()))
+                away = within * math.sqrt(float(rng.random()))
                 dx = near[0] + away * math.cos(angle) - base.position[0]
                 dy = near[1] + away * math.sin(angle) - base.position[1]
                 across, along = dx * cos + dy * sin, dy * cos - dx * sin

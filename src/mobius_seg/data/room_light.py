@@ -45,11 +45,15 @@ class Sky:
         strength: radiance.
         zenith: colour above.
         horizon: colour at the horizon and below.
+        clouds: share of white, 0 to 1.
+        place: where in the pattern of the clouds this sky is.
     """
 
     strength: float
     zenith: Colour
     horizon: Colour
+    clouds: float = 0.0
+    place: float = 0.0
 
 
 def warmth(rng: np.random.Generator, low: float = -1.0, high: float = 1.0) -> Colour:
@@ -102,7 +106,7 @@ def room_light(
         position=(0.0, front + 0.08, layout.height * 0.75),
         target=(0.0, layout.depth, 0.8),
         size=min(layout.width, 2.5) * 0.8,
-        strength=float(rng.uniform(20, 90)),
+        strength=float(rng.uniform(5, 60)),
         colour=warmth(rng, -0.4, 0.4),
     )
     lamps.append(fill)
@@ -122,7 +126,11 @@ def outdoor_light(rng: np.random.Generator) -> tuple[tuple[Lamp, ...], Sky]:
         sky = Sky(strength=1.0, zenith=(grey, grey, 1.0), horizon=(0.95, 0.96, 1.0))
     elif kind < 0.85:
         sky = Sky(
-            strength=float(rng.uniform(0.5, 1.0)), zenith=(0.16, 0.36, 0.85), horizon=(0.75, 0.85, 1)
+            strength=float(rng.uniform(0.5, 1.0)),
+            zenith=(0.16, 0.36, 0.85),
+            horizon=(0.75, 0.85, 1.0),
+            clouds=float(rng.uniform(0, 1)),
+            place=float(rng.uniform(0, 100)),
         )
     else:
         sky = Sky(strength=0.6, zenith=(0.25, 0.3, 0.6), horizon=(1.0, 0.7, 0.45))
@@ -131,9 +139,7 @@ def outdoor_light(rng: np.random.Generator) -> tuple[tuple[Lamp, ...], Sky]:
     return (), sky
 
 
-def _sun(
-    rng: np.random.Generator, rise: tuple[float, float], turn: tuple[float, float]
-) -> Lamp:
+def _sun(rng: np.random.Generator, rise: tuple[float, float], turn: tuple[float, float]) -> Lamp:
     """A sun in front, at a height and a turn to the side, radians."""
     up, side = float(rng.uniform(*rise)), float(rng.uniform(*turn))
     position = (

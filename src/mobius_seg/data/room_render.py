@@ -7,8 +7,11 @@ room, and then the picture is drawn. Legend: S side of the picture, M things.
 """
 
 import importlib
+import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,16 +129,17 @@ class RoomRenderer:
         Returns:
             The picture with masks; things may be fewer than planned.
         """
-        self._clear()
-        build_stage(self._bpy, plan, self._textures)
-        make_camera(self._bpy, plan.camera)
-        props = self._furnish(plan)
-        with tempfile.TemporaryDirectory() as folder:
+        with _quiet():
+            self._clear()
+            build_stage(self._bpy, plan, self._textures)
+            make_camera(self._bpy, plan.camera)
+            props = self._furnish(plan)
             areas = [
                 geometry.silhouette_area(plan.camera, prop.triangles, self._size) for prop in props
             ]
-            labels, crowd = self._clean(props, areas, Path(folder))
-            colours = self._picture(plan, Path(folder))
+            with tempfile.TemporaryDirectory() as folder:
+                labels, crowd = self._clean(props, areas, Path(folder))
+                colours = self._picture(plan, Path(folder))
         rows = [row for row in range(len(props)) if (labels == row + 1).any()]
         return DrawnRoom(
             image=develop(colours, plan.exposure, plan.contrast),
@@ -152,7 +156,7 @@ class RoomRenderer:
             data.batch_remove(list(getattr(data, group)))
 
     def _furnish(self, plan: RoomPlan) -> list["_Prop"]:
-        """Load and place the things; those that cannot stand where they were planned are left out."""
+        """Load and place the things; what cannot stand where it was planned is left out."""
         kept: dict[int, _Prop] = {}
         loaded: dict[str, _Loaded] = {}
         for number, planned in enumerate(plan.placements):
@@ -289,6 +293,21 @@ class RoomRenderer:
         image.pixels.foreach_get(pixels)
         self._bpy.data.images.remove(image)
         return pixels.reshape(self._size, self._size, 4)[::-1].astype(np.float64)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Blender's own code writes to standard output off it."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @dataclass(frozen=True, kw_only=True)

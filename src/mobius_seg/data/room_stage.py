@@ -27,7 +27,9 @@ def build_stage(bpy: Any, plan: RoomPlan, textures: Sequence[Path]) -> None:
     floor = _material(bpy, "floor", plan.floor, textures)
     if plan.kind == "street":
         ground = plan.width / 2
-        _plane(bpy, (-ground, -ground, 0), (2 * ground, 0, 0), (0, 2 * ground, 0), plan.floor, floor)
+        _plane(
+            bpy, (-ground, -ground, 0), (2 * ground, 0, 0), (0, 2 * ground, 0), plan.floor, floor
+        )
     else:
         _plane(bpy, (-x, y0, 0), (2 * x, 0, 0), (0, y1 - y0, 0), plan.floor, floor)
         ceiling = _material(bpy, "ceiling", plan.ceiling, textures)
@@ -81,7 +83,7 @@ def paint(material: Any, tint: Tint | None) -> None:
         inputs["Alpha"].default_value = max(inputs["Alpha"].default_value, MIN_ALPHA)
     for link in inputs["Base Color"].links:
         picture = getattr(link.from_node, "image", None)
-        if picture is None or not picture.has_data and not picture.size[0]:
+        if picture is None or not (picture.has_data or picture.size[0]):
             material.node_tree.links.remove(link)  # a lost texture would shine in magenta
     if not inputs["Base Color"].is_linked and tint is not None:
         red, green, blue, alpha = inputs["Base Color"].default_value
@@ -110,9 +112,7 @@ def _plane(
     mesh.from_pydata([point.tolist() for point in points], [], [(0, 1, 2, 3)])
     width, height = np.linalg.norm(first) / finish.tile, np.linalg.norm(second) / finish.tile
     layer = mesh.uv_layers.new()
-    layer.data.foreach_set(
-        "uv", np.array([0, 0, width, 0, width, height, 0, height], np.float32)
-    )
+    layer.data.foreach_set("uv", np.array([0, 0, width, 0, width, height, 0, height], np.float32))
     mesh.materials.append(material)
     thing = bpy.data.objects.new("surface", mesh)
     bpy.context.scene.collection.objects.link(thing)
@@ -174,4 +174,28 @@ def _sky(bpy: Any, sky: Sky) -> None:
     ramp.color_ramp.elements[1].position = 0.6
     tree.links.new(place.outputs["Generated"], split.inputs[0])
     tree.links.new(split.outputs["Z"], ramp.inputs[0])
-    tree.links.new(ramp.outputs["Color"], background.inputs["Color"])
+    colour = ramp.outputs["Color"]
+    if sky.clouds > 0:
+        colour = _clouds(tree, place, colour, sky)
+    tree.links.new(colour, background.inputs["Color"])
+
+
+def _clouds(tree: Any, place: Any, below: Any, sky: Sky) -> Any:
+    """White over the colours of a sky, where a noise is high."""
+    noise = tree.nodes.new("ShaderNodeTexNoise")
+    noise.noise_dimensions = "4D"
+    noise.inputs["W"].default_value, noise.inputs["Scale"].default_value = sky.place, 2.5
+    noise.inputs["Detail"].default_value = 5.0
+    tree.links.new(place.outputs["Generated"], noise.inputs["Vector"])
+    cover = tree.nodes.new("ShaderNodeValToRGB")
+    low = 0.68 - 0.3 * sky.clouds
+    cover.color_ramp.elements[0].position, cover.color_ramp.elements[1].position = low, low + 0.2
+    tree.links.new(noise.outputs[0], cover.inputs[0])
+    mix = tree.nodes.new("ShaderNodeMix")
+    mix.data_type = "RGBA"
+    mix.clamp_factor = True
+    white = [socket for socket in mix.inputs if socket.type == "RGBA"]
+    tree.links.new(cover.outputs["Color"], mix.inputs[0])
+    tree.links.new(below, white[0])
+    white[1].default_value = (0.95, 0.95, 0.97, 1.0)
+    return next(socket for socket in mix.outputs if socket.type == "RGBA")

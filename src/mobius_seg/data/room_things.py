@@ -21,14 +21,19 @@ SMALL_SIDE = 0.62
 FLAT_SIDE, FLAT_HEIGHT = 1.0, 0.06
 """The same for what lies flat: clothes, racket, chopping board."""
 
-_LEFT_OUT = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split(","))
+
+
+_LEFT_OUT = _words(
     "elevator,elevator door,escalator,spiral staircase,garage door,railing,hanging clothes,"
-    "diving board,computer monitor,shower door".split(",")
+    "diving board,computer monitor,shower door,mannequin"
 )
 """Parts of a building, and models whose name or pose would mislead in a room."""
-_CEILING = frozenset(
+_CEILING = _words(
     "ceiling fan,ceiling lamp,chandelier lamp,hanging light,pendant lamp,smoke detector,"
-    "track lighting".split(",")
+    "track lighting"
 )
 _WALL_HEIGHTS = {
     "range hood": 1.6,
@@ -39,30 +44,26 @@ _WALL_HEIGHTS = {
     "emergency sign": 2.1,
 }
 """Heights of what hangs on a wall where the catalogue states none."""
-_FLOOR_NAMES = frozenset(
+_FLOOR_NAMES = _words(
     "bedside table,trash can,toilet,toilet brush,potty,boots,slippers,fire extinguisher,crate,"
     "washbasin,radiator,clothes basket,pouf,filing cabinet,safe,firewood,step ladder,"
-    "shopping basket,rocking horse,oven,suitcase,shovel".split(",")
+    "shopping basket,rocking horse,oven,suitcase,shovel"
 )
-_ON_FLOOR_TOO = frozenset(
+_ON_FLOOR_TOO = _words(
     "backpack,briefcase,handbag,box,cardboard box,gift box,soccer ball,teddy bear,toy car,"
-    "toy train,speaker,potted plant,vase,helmet,fan,skateboard,wooden toy,folded clothes".split(",")
+    "toy train,speaker,potted plant,vase,helmet,fan,skateboard,wooden toy,folded clothes"
 )
 _SMALL_NAMES = frozenset({"tv", "table lamp", "keyboard"})
 """Stand on furniture although they are large."""
-_GROUND_NAMES = frozenset(
-    "shipping container,street lamp,fence,lawn mower,traffic cone,pallet".split(",")
-)
+_GROUND_NAMES = _words("shipping container,street lamp,fence,lawn mower,traffic cone,pallet")
 _INDOOR_VEHICLES = frozenset({"stroller", "tricycle", "skateboard", "scooter"})
-_NOUNS_ON_FLOOR = frozenset(
-    "chair,table,stool,bench,bed,cabinet,sofa,couch,shelf,bookcase,armchair,ottoman,drawer".split(
-        ","
-    )
+_NOUNS_ON_FLOOR = _words(
+    "chair,table,stool,bench,bed,cabinet,sofa,couch,shelf,bookcase,armchair,ottoman,drawer"
 )
-_BACKED_NOUNS = frozenset(
+_BACKED_NOUNS = _words(
     "sofa,bed,couch,bookcase,shelf,cabinet,chest,cupboard,dresser,fridge,oven,machine,dryer,sink,"
     "washbasin,toilet,bathtub,radiator,stand,piano,safe,locker,freezer,workbench,furnace,crib,"
-    "whiteboard,door,stall,futon,broom,curtain,jacuzzi,exercise machine,island".split(",")
+    "whiteboard,door,stall,futon,broom,curtain,jacuzzi,exercise machine,island"
 )
 _BACKED_NAMES = frozenset({"dressing table", "changing table", "water cooler"})
 _FREE_NAMES = frozenset({"grand piano", "freestanding bathtub", "exercise machine", "futon"})
@@ -92,13 +93,13 @@ _SUPPORT_NOUNS: dict[str, float] = {
     "bed": 1.0,
 }
 """How likely a thing is put on each kind of furniture, against the others."""
-_NO_SUPPORT = frozenset(
+_NO_SUPPORT = _words(
     "bunk bed,loft bed,foosball table,pinball machine,exercise machine,beach chair,deck chair,"
-    "high chair,drafting table,child bed,hospital bed,glass door cabinet,rattan table".split(",")
+    "high chair,drafting table,child bed,hospital bed,glass door cabinet,rattan table"
 )
-_SEAT_NOUNS = frozenset("chair,armchair,sofa,couch,bench,bed,stool".split(","))
-_RUGS = frozenset("bathmat,oriental rug,doormat".split(","))
-_RECOLOURED = frozenset("Living room,Office,Bedroom,Bathroom,Lights,Kitchen".split(","))
+_SEAT_NOUNS = _words("chair,armchair,sofa,couch,bench,bed,stool")
+_RUGS = _words("bathmat,oriental rug,doormat")
+_RECOLOURED = _words("Living room,Office,Bedroom,Bathroom,Lights,Kitchen")
 _OUTDOORS = frozenset({"Exterior", "Vehicles"})
 
 
@@ -183,9 +184,7 @@ def make_thing(model: FurnitureModel, name: str) -> Thing | None:
     )
 
 
-def _role(
-    model: FurnitureModel, name: str, size: tuple[float, float, float]
-) -> tuple[Role, float]:
+def _role(model: FurnitureModel, name: str, size: tuple[float, float, float]) -> tuple[Role, float]:
     """Role and height of the base, from the catalogue where it says so, else from name and size."""
     width, depth, height = size
     elevation = model.elevation_cm / 100

@@ -8,10 +8,12 @@ y to the back, z up.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobius_seg.data import room_camera
 from mobius_seg.data.room_camera import Camera
@@ -26,6 +28,12 @@ PLANNER_VERSION = 1
 
 GROUND = 120.0  # metres, side of the ground outdoors
 FURTHEST = 30.0  # metres from the camera to what stands outdoors
+
+CLOSE = 0.65
+"""Share of small stars that are seen from near by."""
+DRAFTS, ENOUGH = 6, 7
+"""Drafts of a plan, of which the first that shows enough things is taken, or the best."""
+OUTDOOR_TEXTURES = ("grass", "stone", "rock", "brick", "tile-ext", "plancks")
 
 Colour = tuple[float, float, float]
 Kind = Literal["room", "close", "street"]
@@ -90,13 +98,13 @@ class RoomPlan:
 
 
 def plan_scene(
-    stock: Stock, textures: int, seed: int, index: int, attempt: int = 0
+    stock: Stock, textures: Sequence[str], seed: int, index: int, attempt: int = 0
 ) -> RoomPlan:
     """Plan one scene.
 
     Args:
         stock: the things to draw from.
-        textures: how many textures there are for floors and walls.
+        textures: file names of the textures for floors and walls.
         seed: of the set.
         index: of the scene in it.
         attempt: of the scene, where an earlier plan showed too little.
@@ -112,27 +120,51 @@ def plan_scene(
             raise InputError(f"{name} {value}: must be at least 0")
     if not stock.things:
         raise InputError("rooms: there is no model to furnish them with")
-    rng = np.random.default_rng([seed, index, attempt])
-    star = stock.star(rng)
-    if star.role == "ground" or (star.category == "Characters" and rng.random() < 0.5):
-        return _street(rng, stock, textures, star)
-    close = rng.random() < (0.6 if star.role == "small" else 0.12)
-    return _room(rng, stock, textures, star, close and star.role in ("small", "floor"))
+    first = np.random.default_rng([seed, index, attempt])
+    star = stock.star(first)
+    kind = _kind(first, star)
+    best: tuple[int, RoomPlan] | None = None
+    for draft in range(DRAFTS):
+        rng = np.random.default_rng([seed, index, attempt, draft])
+        if kind == "street":
+            plan = _street(rng, stock, textures, star)
+        else:
+            plan = _room(rng, stock, textures, star, kind == "close")
+        shown = room_camera.count_shown(plan.camera, _boxes(plan.placements))
+        if best is None or shown > best[0]:
+            best = shown, plan
+        if shown >= ENOUGH:
+            break
+    assert best is not None
+    return best[1]
+
+
+def _kind(rng: np.random.Generator, star: Thing) -> Kind:
+    """What kind of scene is made around a star."""
+    chance = float(rng.random())
+    if star.role == "ground" or (star.category == "Characters" and chance < 0.5):
+        return "street"
+    return "close" if star.role == "small" and chance < CLOSE else "room"
+
+
+def _boxes(placements: Sequence[Placement]) -> NDArray[np.float64]:
+    return np.stack([placement.box() for placement in placements])
 
 
 def _room(
-    rng: np.random.Generator, stock: Stock, textures: int, star: Thing, close: bool
+    rng: np.random.Generator, stock: Stock, textures: Sequence[str], star: Thing, close: bool
 ) -> RoomPlan:
     """A furnished room, seen whole or, where ``close``, at one of its surfaces."""
     sides = WALLS if rng.random() < 0.8 else ("back", WALLS[int(rng.integers(1, 3))])
+    spare = max(star.size[:2])  # a large thing needs a larger room
     layout = Layout(
-        width=float(rng.uniform(2.5, 4.6)),
-        depth=float(rng.uniform(2.1, 3.8)),
+        width=max(float(rng.uniform(2.6, 4.6)), spare + 1.8),
+        depth=max(float(rng.uniform(2.1, 3.8)), spare + 0.9),
         height=float(rng.uniform(2.5, 2.9)),
         walls=sides,
     )
     focus = furnish(rng, stock, layout, star, close)
-    boxes = np.stack([placement.box() for placement in layout.placements])
+    boxes = _boxes(layout.placements)
     front = -float(rng.uniform(0.4, 1.8))
     close = close and layout.placements[focus].on is not None
     views = (
@@ -170,7 +202,9 @@ def _room(
     )
 
 
-def _street(rng: np.random.Generator, stock: Stock, textures: int, star: Thing) -> RoomPlan:
+def _street(
+    rng: np.random.Generator, stock: Stock, textures: Sequence[str], star: Thing
+) -> RoomPlan:
     """A place outdoors: ground, things near and far, at times a wall behind them."""
     camera = Camera(
         position=(0.0, 0.0, float(rng.uniform(0.5, 1.8))),
@@ -183,7 +217,7 @@ def _street(rng: np.random.Generator, stock: Stock, textures: int, star: Thing) 
     for _ in range(int(rng.integers(4, 12))):
         thing = stock.draw(rng, _is_outdoors, star.category, 0.4)
         if thing is not None:
-            _stand(rng, layout, thing, camera, (0.08, 0.5))
+            _stand(rng, layout, thing, camera, (0.1, 0.6))
     furthest = max((placement.box()[1, 1] for placement in layout.placements), default=5.0)
     walled = furthest < 14 and rng.random() < 0.4
     lamps, sky = outdoor_light(rng)
@@ -194,8 +228,8 @@ def _street(rng: np.random.Generator, stock: Stock, textures: int, star: Thing) 
         front=-5.0,
         height=float(rng.uniform(2.5, 6)) if walled else 0.0,
         walls=("back",) if walled else (),
-        floor=_finish(rng, textures, 0.9, large=True),
-        wall=_finish(rng, textures, 0.7, large=True),
+        floor=_finish(rng, textures, 0.9, outdoors=True),
+        wall=_finish(rng, textures, 0.7, outdoors=True),
         ceiling=Finish(texture=None, colour=(0.8, 0.8, 0.8), tile=1.0, roughness=0.9),
         placements=tuple(layout.placements),
         camera=camera,
@@ -241,14 +275,20 @@ def _exposure(rng: np.random.Generator) -> float:
 
 
 def _finish(
-    rng: np.random.Generator, textures: int, textured: float, *, large: bool = False
+    rng: np.random.Generator, textures: Sequence[str], textured: float, *, outdoors: bool = False
 ) -> Finish:
     """Paint or a texture, in the colours of such surfaces."""
-    texture = int(rng.integers(textures)) if textures and rng.random() < textured else None
+    fitting = [
+        number
+        for number, name in enumerate(textures)
+        if not outdoors or any(word in name.lower() for word in OUTDOOR_TEXTURES)
+    ]
+    chance = float(rng.random())
+    texture = fitting[int(rng.integers(len(fitting)))] if fitting and chance < textured else None
     value = float(rng.uniform(0.5, 1.1) if texture is not None else rng.uniform(0.15, 0.85))
     spread = 0.08 if rng.random() < 0.6 else 0.3
     red, green, blue = np.clip(value * np.exp(rng.normal(0, spread, 3)), 0.03, 1.1)
-    tile = float(np.exp(rng.uniform(np.log(0.5), np.log(2.5)))) * (2 if large else 1)
+    tile = float(np.exp(rng.uniform(np.log(0.5), np.log(2.5)))) * (2 if outdoors else 1)
     return Finish(
         texture=texture,
         colour=(float(red), float(green), float(blue)),
