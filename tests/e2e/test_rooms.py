@@ -1,8 +1,6 @@
 """Rooms drawn by Blender: masks agree with the picture, runs go on (skipped without ``bpy``)."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +10,14 @@ from numpy.typing import NDArray
 
 pytest.importorskip("bpy", reason="bpy is not installed (extra rooms)")
 
+from mobius_seg.cli import main
+from mobius_seg.data import room_files
 from mobius_seg.data.catalogue import FurnitureModel
 from mobius_seg.data.room_camera import Camera
 from mobius_seg.data.room_layout import Placement
 from mobius_seg.data.room_light import Lamp, Sky
 from mobius_seg.data.room_render import RoomRenderer
-from mobius_seg.data.room_things import Thing
+from mobius_seg.data.room_things import Stock, Thing
 from mobius_seg.data.rooms import Finish, RoomPlan
 
 pytestmark = pytest.mark.slow
@@ -115,13 +115,24 @@ def test_what_hardly_shows_is_taken_out(tmp_path: Path) -> None:
     assert not blue.any()
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
-    program = "import sys; from mobius_seg.cli import main; sys.exit(main())"
-    command = ["rooms", "--count", "1", "--size", "64", "--assets", "none", "--out", "rooms"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "assets fetch" in done.stderr
-    assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == "[]"
+def test_the_command_draws_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {name: _model(tmp_path, name) for name in SIZES}
+    things = [placement.thing for placement in _plan().placements[:1]]
+    assets = room_files.RoomAssets(
+        stock=Stock(things), models=models, names=("red", "kite"), textures=(), sources=()
+    )
+    monkeypatch.setattr(room_files, "read_assets", lambda _: assets)
+    monkeypatch.setattr(room_files, "ATTEMPTS", 1)
+    out = tmp_path / "rooms"
+    command = ["rooms", "--size", "32", "--samples", "1", "--threads", "1", "--out", str(out)]
+    assert main([*command, "--count", "1"]) == 0
+    first = (out / "images" / "000001.png").read_bytes()
+    assert main([*command, "--count", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2, lines  # nothing of Blender's own
+    assert (out / "images" / "000001.png").read_bytes() == first
+    data = json.loads((out / "annotations.json").read_text(encoding="utf-8"))
+    assert [image["id"] for image in data["images"]] == [1, 2]
+    assert data["info"]["split"] == "train"

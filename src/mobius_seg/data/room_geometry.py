@@ -120,7 +120,7 @@ def silhouette_area(camera: Camera, triangles_T33: Array, size: int) -> float:
         return 0.0
     low, high = shapes.min((0, 1)), shapes.max((0, 1))
     span = float(max(high - low).clip(1e-6))
-    side = int(np.clip(span * size, 8, 256))  # large ones are counted on a coarser grid
+    side = int(np.clip(span * size, 96, 256))  # a polygon's edge counts whole: small ones finely
     canvas = Image.new("1", (side + 2, side + 2))
     draw = ImageDraw.Draw(canvas)
     for corners in ((shapes - low) / span * side).reshape(-1, 6).tolist():

@@ -112,8 +112,8 @@ class RoomRenderer:
             scene.render.threads_mode, scene.render.threads = "FIXED", threads
         cycles = scene.cycles
         cycles.use_adaptive_sampling = False
-        cycles.max_bounces, cycles.diffuse_bounces, cycles.glossy_bounces = 6, 3, 2
-        cycles.transmission_bounces, cycles.transparent_max_bounces = 4, 12
+        cycles.diffuse_bounces, cycles.glossy_bounces = 2, 2
+        cycles.transmission_bounces, cycles.transparent_max_bounces = 4, 8
         cycles.caustics_reflective = cycles.caustics_refractive = False
         cycles.sample_clamp_indirect = 4.0
         layer = self._bpy.context.view_layer
@@ -256,7 +256,7 @@ class RoomRenderer:
     def _labels(self, folder: Path) -> NDArray[np.int64]:
         """Which thing every pixel shows, by its middle: [S, S], 0 where none."""
         scene = self._bpy.context.scene
-        scene.cycles.samples, scene.cycles.use_denoising = 1, False
+        scene.cycles.samples, scene.cycles.use_denoising, scene.cycles.max_bounces = 1, False, 0
         scene.cycles.pixel_filter_type, scene.cycles.filter_width = "BOX", 0.01
         scene.use_nodes = True
         nodes = scene.node_tree.nodes
@@ -276,7 +276,8 @@ class RoomRenderer:
         """The light that reaches the camera, linear RGB [S, S, 3]."""
         scene = self._bpy.context.scene
         scene.cycles.samples, scene.cycles.use_denoising = self._samples, True
-        scene.cycles.denoiser = "OPENIMAGEDENOISE"
+        scene.cycles.denoiser, scene.cycles.denoising_quality = "OPENIMAGEDENOISE", "BALANCED"
+        scene.cycles.max_bounces = 4
         scene.cycles.pixel_filter_type, scene.cycles.filter_width = "BLACKMAN_HARRIS", 1.5
         scene.cycles.seed = plan.render_seed
         scene.render.image_settings.file_format = "OPEN_EXR"
