@@ -35,7 +35,7 @@ FURNITURE = (
     ("wall lamp", "Lights", (23, 40, 20), 150, None),
     ("door", "Doors and windows", (90, 210, 14), 0, None),
     ("ceiling lamp", "Lights", (30, 20, 30), 230, None),
-    ("oriental rug", "Living room", (180, 2, 250), 0, None),
+    ("doormat", "Living room", (80, 2, 50), 0, None),
     ("cup", "Kitchen", (9, 10, 9), 0, None),
     ("plate", "Kitchen", (22, 2, 22), 0, None),
     ("laptop", "Office", (34, 25, 26), 0, None),
@@ -91,7 +91,7 @@ def test_roles_follow_the_catalogue(stock: Stock) -> None:
     assert roles["ceiling lamp"] == "ceiling"
     assert roles["cup"] == roles["laptop"] == "small"
     assert roles["car"] == roles["bench"] == "ground"
-    assert roles["oriental rug"] == "rug"
+    assert roles["doormat"] == "rug"
     assert things["table"].carries
     assert things["table"].surface == "top"
     assert (things["chair"].surface, things["shelves"].surface) == ("seat", "shelf")

@@ -17,7 +17,7 @@ from mobius_seg.data.rooms import Finish, RoomPlan
 
 Point = tuple[float, float, float]
 
-MIN_ALPHA = 0.3  # glass stays visible enough for its outline to be learnt
+MIN_ALPHA = 0.5  # glass stays visible enough for its outline to be learnt
 STREET_WALL = 60.0  # metres
 
 

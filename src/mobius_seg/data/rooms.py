@@ -197,7 +197,7 @@ def _room(
         lamps=lamps,
         sky=sky,
         exposure=_exposure(rng),
-        contrast=float(rng.uniform(0.8, 1.25)),
+        contrast=float(rng.uniform(0.95, 1.4)),
         render_seed=int(rng.integers(2**31)),
     )
 
@@ -235,8 +235,8 @@ def _street(
         camera=camera,
         lamps=lamps,
         sky=sky,
-        exposure=_exposure(rng),
-        contrast=float(rng.uniform(0.8, 1.25)),
+        exposure=1.4 * _exposure(rng),  # much of it is sky
+        contrast=float(rng.uniform(0.95, 1.4)),
         render_seed=int(rng.integers(2**31)),
     )
 
