@@ -233,6 +233,7 @@ def test_only_base_names_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 class FakeRenderer:
     """Draws nothing: every planned thing of a scene gets a stripe."""
 
+    version = "none"
     drawn = 0
     limit = 100
 

@@ -123,10 +123,14 @@ def write_rooms(
     if seed < 0:
         raise InputError(f"seed {seed}: must be at least 0")
     assets = read_assets(assets_dir)
+    renderer = RoomRenderer(
+        assets.models, assets.textures, size=size, samples=samples, threads=threads
+    )
     info = {
         "description": "rooms drawn from 3D models by path tracing (composed, not photographed)",
         "composed": True,
         "planner_version": PLANNER_VERSION,
+        "renderer": renderer.version,
         "split": "train",
         "size": size,
         "seed": seed,
@@ -135,12 +139,8 @@ def write_rooms(
     }
     _claim(out, info)
     todo = [i for i in range(count) if not _scene_path(out, i).exists()]
-    if todo:
-        renderer = RoomRenderer(
-            assets.models, assets.textures, size=size, samples=samples, threads=threads
-        )
-        for index in tqdm(todo, "rooms", unit="room"):
-            _save(out, index, _draw(renderer, assets, seed, index))
+    for index in tqdm(todo, "rooms", unit="room", disable=not todo):
+        _save(out, index, _draw(renderer, assets, seed, index))
     return _assemble(out, count, {**info, "count": count}, assets.names)
 
 
@@ -168,7 +168,7 @@ def _claim(out: Path, info: dict[str, Any]) -> None:
         if settings.read_text(encoding="utf-8") != text:
             raise InputError(
                 f"{out}: holds rooms of other settings (see rooms.json); allowed: the same size,"
-                " seed, samples and packages, or another folder"
+                " seed, samples, packages and Blender, or another folder"
             )
         return
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

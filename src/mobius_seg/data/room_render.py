@@ -121,6 +121,11 @@ class RoomRenderer:
         layer.use_pass_object_index = True
         layer.pass_alpha_threshold = 0.1  # panes count, the clear part of a leaf's picture does not
 
+    @property
+    def version(self) -> str:
+        """Of Blender, which scenes depend on too."""
+        return f"Blender {self._bpy.app.version_string}"
+
     def draw(self, plan: RoomPlan) -> DrawnRoom:
         """Draw one scene.
 
