@@ -199,6 +199,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "assets fetch": _fetch,
     "assets pack": _pack,
     "compose": _compose,
+    "rooms": _later("data.room_options", "run_rooms"),
     "pretrain": _pretrain,
     "train": _later("train.command", "run_train"),
     "eval": _later("evaluate.command", "run_eval"),

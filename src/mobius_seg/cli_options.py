@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from mobius_seg.bench.options import add_bench
+from mobius_seg.data.room_options import add_rooms
 from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, margin, points, positive, sides, threads
@@ -96,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_assets(assets.add_subparsers(title="commands", metavar="STEP", required=True))
     _add_compose(commands)
+    add_rooms(partial(_add, commands), _option, DEFAULT_ASSETS)
     add_pretrain(partial(_add, commands), _option, DEFAULT_PACK)
     _add_train(commands)
     _add_eval(commands)

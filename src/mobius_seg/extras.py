@@ -2,6 +2,7 @@
 
 EXTRAS = {
     "accelerate": "train",
+    "bpy": "rooms",
     "cv2": "train",
     "matplotlib": "train",
     "onnx": "export",

@@ -7,8 +7,8 @@ import pytest
 
 COMMANDS = [
     (), ("segment",), ("models",), ("profile",), ("assets",), ("assets", "fetch"),
-    ("assets", "pack"), ("compose",), ("pretrain",), ("train",), ("eval",), ("calibrate",),
-    ("tune-pruning",), ("export",), ("lint-export",), ("bench",), ("pareto",),
+    ("assets", "pack"), ("compose",), ("rooms",), ("pretrain",), ("train",), ("eval",),
+    ("calibrate",), ("tune-pruning",), ("export",), ("lint-export",), ("bench",), ("pareto",),
 ]  # fmt: skip
 
 

@@ -37,7 +37,8 @@ SMALLER = {
 }
 TRAIN_SMALLER = ["--batch-size", "2", "--workers", "0"]
 PRETRAIN_SMALLER = ["--steps", "3", "--size", "64", "--batch-size", "2"]
-NOT_RUN = {("assets", "fetch"), ("assets", "pack")}  # a gigabyte and half an hour
+# a gigabyte and half an hour; Blender
+NOT_RUN = {("assets", "fetch"), ("assets", "pack"), ("rooms", "--count")}
 # Their Python runs after their commands, where the extra's package is installed.
 AFTER_COMMANDS = {
     "export.md": "onnxruntime",

@@ -32,6 +32,9 @@ class FurnitureModel:
         rotation: row-major 3x3 matrix applied to the model first.
         author: who made it.
         licence: SPDX identifier.
+        elevation_cm: how high above the floor it hangs; 0 where it stands.
+        drop_cm: height above its own base at which other things stand on it; None where nothing
+            does.
     """
 
     key: str
@@ -42,6 +45,8 @@ class FurnitureModel:
     rotation: tuple[float, ...]
     author: str
     licence: str
+    elevation_cm: float = 0.0
+    drop_cm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,7 @@ def _read_catalogue(folder: Path, catalogue: str) -> list[FurnitureModel]:
     models = []
     for number, entry in sorted(entries.items()):
         rotation = entry.get("modelRotation")
+        drop = float(entry.get("dropOnTopElevation", entry["height"]))
         models.append(
             FurnitureModel(
                 key=f"{catalogue.lower()}-{number:03d}",
@@ -150,6 +156,8 @@ def _read_catalogue(folder: Path, catalogue: str) -> list[FurnitureModel]:
                 rotation=tuple(map(float, rotation.split())) if rotation else _IDENTITY,
                 author=entry.get("creator", catalogue),
                 licence="CC0-1.0" if "cc-0" in catalogue.lower() else "CC-BY-3.0",
+                elevation_cm=float(entry.get("elevation", 0)),
+                drop_cm=drop if drop >= 0 else None,
             )
         )
     return models
