@@ -163,20 +163,12 @@ def collate(
         InputError: image sizes differ, a sample has not one name per box, or an expression (with
             ``subwords`` a name too) needs an encoder that is not there.
     """
-    for i, sample in enumerate(samples):
-        if sample.names is not None and len(sample.names) != len(sample.boxes_xyxy):
-            raise InputError(
-                f"sample {i} has {len(sample.names)} names for {len(sample.boxes_xyxy)} boxes"
-            )
-    sizes = {tuple(sample.image.shape) for sample in samples}
-    if len(sizes) != 1:
-        raise InputError(f"images of one batch must have one size, got {sorted(sizes)}")
+    _check_samples(samples)
     rows = _step_names(samples, vocabulary, rng, negatives)
     name_column = {row: column for column, row in enumerate(rows)}
     kinds = _Kinds.draw(samples, vocabulary, rng, wording_ratio)
     asked_KD = torch.cat([_asked(vocabulary, rows, rng, wording_ratio), kinds.vectors_GD])
-    spoken = any(sample.expression is not None for sample in samples)
-    columns = max(len(asked_KD), int(spoken))
+    columns = max(len(asked_KD), int(any(s.expression is not None for s in samples)))
     pooled_BKD, tokens, tokens_mask = _prompt_vectors(
         samples, vocabulary, rows, asked_KD, columns, subwords
     )
@@ -193,16 +185,26 @@ def collate(
             named_MK[:, len(rows) : len(asked_KD)] = kinds.of(sample, vocabulary)
         elif sample.names is not None:
             mask_BK[i, : len(rows)] = True
+            known_K[: len(rows)] = _searched(sample, vocabulary, rows)
             for m, name in enumerate(sample.names):
                 named_MK[m, name_column[vocabulary.row(name)]] = True
-            known_K[: len(rows)] = _searched(sample, vocabulary, rows)
-            for name in sample.absent + sample.names:
-                known_K[name_column[vocabulary.row(name)]] = True
+            known_K[[name_column[vocabulary.row(n)] for n in sample.absent + sample.names]] = True
         targets.append(_target(sample, named_MK, known_K, vocabulary))
     prompt = TextPrompt(pooled_BKD, mask_BK, tokens, tokens_mask)
-    return Batch(
-        images_B3HW=torch.stack([s.image for s in samples]), prompt=prompt, targets=targets
-    )
+    images_B3HW = torch.stack([sample.image for sample in samples])
+    return Batch(images_B3HW=images_B3HW, prompt=prompt, targets=targets)
+
+
+def _check_samples(samples: Sequence[Sample]) -> None:
+    """One name per box, one size for all."""
+    for i, sample in enumerate(samples):
+        if sample.names is not None and len(sample.names) != len(sample.boxes_xyxy):
+            raise InputError(
+                f"sample {i} has {len(sample.names)} names for {len(sample.boxes_xyxy)} boxes"
+            )
+    sizes = {tuple(sample.image.shape) for sample in samples}
+    if len(sizes) != 1:
+        raise InputError(f"images of one batch must have one size, got {sorted(sizes)}")
 
 
 def _step_names(

@@ -55,14 +55,9 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    if not get_preset(config.preset).name_map:
-        raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
+    _check_start(config)
     previous = None
-    if not config.resume and (config.out / "checkpoints" / "latest.json").exists():
-        raise InputError(f"{config.out}: holds a run already; add --resume or choose another --out")
     if config.weights is not None:
-        if not config.resume and (config.out / RUN_MODEL).exists():
-            raise InputError(f"{config.out}: holds a model already; choose another --out")
         previous = read_record(find_folder(config.weights), TRAINING_FILE)
     teacher = None if config.teacher is None else load_model(config.teacher)
     make_folder(config.out)
@@ -81,6 +76,33 @@ def pretrain(config: PretrainConfig) -> Path:
             runner.go(CrowdBatches(pack, config, stage, name_stride=stride), end)
     judged = CrowdBatches(pack, config, STAGES[-1], "calib", stride)
     record = {
+        **_record(config, runner, start),
+        "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
+        "assets": [*(dict(source) for source in pack.meta.sources), *pretrained_sources(start)],
+        "curve": runner.state["log"],
+    }
+    if config.weights is not None:
+        record["previous"] = previous
+        save_model(network, config.out / RUN_MODEL, training=record)
+        return config.out / RUN_MODEL
+    return _write(config.out, network, record)
+
+
+def _check_start(config: PretrainConfig) -> None:
+    """Refuse what cannot be trained, or would replace what is there."""
+    if not get_preset(config.preset).name_map:
+        raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
+    if config.resume:
+        return
+    if (config.out / "checkpoints" / "latest.json").exists():
+        raise InputError(f"{config.out}: holds a run already; add --resume or choose another --out")
+    if config.weights is not None and (config.out / RUN_MODEL).exists():
+        raise InputError(f"{config.out}: holds a model already; choose another --out")
+
+
+def _record(config: PretrainConfig, runner: NamesRun, start: str) -> dict[str, Any]:
+    """What ran, on what, for how long."""
+    record = {
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES},
         "start": start,
         "steps": runner.state["step"],
@@ -91,17 +113,10 @@ def pretrain(config: PretrainConfig) -> Path:
         "precision": "bf16" if runner.half else "no",
         "seed": config.seed,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
-        "assets": [*(dict(source) for source in pack.meta.sources), *pretrained_sources(start)],
-        "curve": runner.state["log"],
     }
     if config.teacher is not None:
         record["teacher"] = read_record(find_folder(config.teacher), TRAINING_FILE)
-    if config.weights is not None:
-        record["previous"] = previous
-        save_model(network, config.out / RUN_MODEL, training=record)
-        return config.out / RUN_MODEL
-    return _write(config.out, network, record)
+    return record
 
 
 def _start(config: PretrainConfig, names_KD: Tensor) -> tuple[Mobius, str]:
