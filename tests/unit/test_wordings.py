@@ -72,6 +72,9 @@ def make_batch(samples: list[Sample], seed: int, ratio: float = 1.0) -> Batch:
         ("paperclips", "paperclips"),
         ("bread", "bread"),
         ("bus", "buses"),
+        ("nut and bolt", "nut and bolt"),
+        ("fork and knife", "fork and knife"),
+        ("jellyfish", "jellyfish"),
     ],
 )
 def test_plurals(name: str, many: str) -> None:

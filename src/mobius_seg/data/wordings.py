@@ -22,7 +22,7 @@ from mobius_seg.data.names import head_noun
 from mobius_seg.data.split import read_split
 from mobius_seg.text import TextEncoder
 
-_OF = (" of ", " with ", " and ", " in ", " on ", " behind ")
+_OF = (" of ", " with ", " in ", " on ", " behind ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +99,18 @@ def article(text: str) -> str:
 def plural(text: str) -> str:
     """Plural of what a name is about: "wine glasses", "slices of cake"; plurals stay.
 
-    Names that are plurals already ("scissors") or cannot be counted ("bread") stay as they are.
+    Names that are plurals already ("scissors"), cannot be counted ("bread") or join two things
+    ("nut and bolt") stay as they are.
     """
     cut = min((text.find(word) for word in _OF if word in text), default=len(text))
     noun, rest = text[:cut], text[cut:]
     last = noun.split(" ")[-1]
+    whole = " and " in text or last.endswith("fish") or head_noun(last) != last
+    if whole or last in _related()["no_plural"]:
+        return text
     irregular: dict[str, str] = _related()["irregular_plurals"]
     if last in irregular:
         return noun[: len(noun) - len(last)] + irregular[last] + rest
-    if last in _related()["no_plural"] or head_noun(last) != last:
-        return text
     if last.endswith(("s", "x", "ch", "sh")):
         return noun + "es" + rest
     if last.endswith("y") and last[-2:-1] not in "aeiou":
