@@ -56,7 +56,7 @@ def _photographs(model: mobius_seg.Predictor, folder: Path) -> Image.Image:
     names = [category["name"] for category in stored["categories"]]
     drawn = []
     for image in stored["images"]:
-        if not image["licence"].startswith(SHOWN) or image["licence"].startswith("CC-BY-SA"):
+        if not image["licence"].startswith(SHOWN):
             continue
         path = folder / image["file_name"]
         found = model.predict(path, names=names, threshold=PHOTO_THRESHOLD)

@@ -1,8 +1,8 @@
 """What other words do: names of val-base with articles, in the plural, as captions, and kinds.
 
-The same scenes and the same objects, the names of the file replaced. *Synonyms*: the 161 names that
-have one, the first of each; only their objects count. *Kinds*: 17 broad kinds that share no name
-("animal", "furniture"), on the scenes whose objects are all of one of them.
+The same scenes and the same objects, the names of the file replaced. *Synonyms*: of the names that
+have one, the first of each; only their objects count. *Kinds*: broad ones ("animal", "furniture"),
+on the scenes whose objects are each of exactly one of them.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def main() -> None:
     facts = conditions(
         threads=options.threads,
         precision="float32",
-        scenes=f"the first {options.limit} of val-base (seed {SEEDS['val-base']})",
+        scenes=f"the first {options.limit} of val-base (seed {SEEDS['val-base']}); for kinds those"
+        " of all 500 whose objects are each of exactly one kind",
         input_size=model.config.input_size,
     )
     store(f"wordings_{Path(options.model).name}", {"conditions": facts, "ways": measured})

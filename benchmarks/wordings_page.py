@@ -6,8 +6,8 @@ from tables import conditions_line, fraction, json_file, table
 PROSE = """\
 The objects of val-base asked for in other words than those of the training's vocabulary: with an
 article, in the plural, as a caption ("a photo of a cup"), by the first synonym of the names that
-have one (their objects alone; the row before has these under their own names), and by 17 broad
-kinds that share no name, on the scenes whose objects all are of one of them. Per cent.
+have one (their objects alone; the row before has these under their own names), and by broad kinds
+("animal", "furniture") on the scenes whose objects are each of exactly one of them. Per cent.
 """
 
 

@@ -86,6 +86,43 @@ def test_a_signal_ends_the_run_between_steps(
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_a_second_signal_stores_nothing(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an update the weights belong to no step."""
+    update = torch.optim.AdamW.step
+    steps = []
+
+    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
+        result = update(self, *args)
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(pack, tmp_path / "run", checkpoint_minutes=1e-9))
+    latest = json.loads((tmp_path / "run" / "checkpoints" / "latest.json").read_text())
+    assert latest == {"checkpoint": "step-00000002"}
+
+
+def test_names_are_asked_in_other_words(pack: Path, tmp_path: Path) -> None:
+    plain = StepBatches(settings(pack, tmp_path))
+    other = StepBatches(settings(pack, tmp_path, wording_ratio=1.0, close_ratio=1.0))
+    assert plain.vocabulary.other is None
+    assert other.vocabulary.other is not None
+    known = plain.vocabulary.embeddings_KD
+    cosines = [(batches[0].prompt.pooled_BKD[0] @ known.T).amax(1) for batches in (plain, other)]
+    assert float(cosines[0].min()) > 0.999
+    assert float(cosines[1].max()) < 0.999
+    most = [max(len(t.boxes_M4) for i in range(8) for t in b[i].targets) for b in (plain, other)]
+    assert most[0] > 3 >= most[1]
+    with pytest.raises(InputError, match=r"wording_ratio is 0\.5; allowed with mobius-test"):
+        StepBatches(settings(pack, tmp_path, wording_ratio=0.5, overrides={"fuse_subwords": True}))
+
+
 @pytest.mark.slow
 def test_a_signal_to_all_processes_leaves_a_checkpoint(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

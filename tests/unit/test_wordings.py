@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from mobius_seg.data.names import head_noun
 from mobius_seg.data.sample import Batch, Sample, Vocabulary, collate
-from mobius_seg.data.split import read_split
+from mobius_seg.data.split import NEAR, read_split
 from mobius_seg.data.wordings import (
     Wordings,
     article,
     plural,
     read_kinds,
+    synonyms,
     wordings,
 )
+from mobius_seg.text import MiniLMEncoder
 from mobius_seg.text_features import TextFeatures
 
 NAMES = ("sofa", "cat", "spoon", "yin yang")
@@ -67,7 +70,7 @@ def make_batch(samples: list[Sample], seed: int, ratio: float = 1.0) -> Batch:
         ("old woman", "old women"),
         ("slice of cake", "slices of cake"),
         ("kitchen knife", "kitchen knives"),
-        ("person in a wheelchair", "persons in a wheelchair"),
+        ("person in a wheelchair", "people in a wheelchair"),
         ("scissors", "scissors"),
         ("paperclips", "paperclips"),
         ("bread", "bread"),
@@ -103,6 +106,25 @@ def test_no_wording_and_no_kind_is_another_name() -> None:
     for kind, members in read_kinds().items():
         assert kind not in split
         assert {split[member] for member in members} == {"base"}
+
+
+def test_synonyms_are_far_from_the_names_kept_for_testing() -> None:
+    """What would be near a novel name, by the rule of the split, is not trained on as a synonym."""
+    split = read_split()
+    novel = [name for name, side in split.items() if side == "novel"]
+    texts = [text for name in split for text in synonyms(name)]
+    encoder = MiniLMEncoder()
+    near = encoder.encode(texts).pooled_KD @ encoder.encode(novel).pooled_KD.T >= NEAR
+    nouns = {head_noun(name) for name in novel}
+    assert [text for text, row in zip(texts, near, strict=True) if bool(row.any())] == []
+    assert [text for text in texts if head_noun(text) in nouns] == []
+
+
+def test_no_text_is_asked_for_two_names() -> None:
+    names = ("glass", "eyeglasses", "couch", "sofa")
+    other = Wordings.of(names, Letters())
+    couch = vector("couch")
+    assert all(float((own @ couch).max()) < 0.9999 for own in other.vectors[3:])
 
 
 def test_every_name_has_other_wordings() -> None:

@@ -215,14 +215,18 @@ def _render_group(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         jobs = {pool.submit(work, model): model for model in group}
-        for job in tqdm(as_completed(jobs), "render", len(jobs), unit="model"):
-            try:
-                reason = job.result()
-            except BrokenProcessPool:
-                lost.append(jobs[job])
-                continue
-            if reason is not None:
-                failures.append((jobs[job].key, reason))
+        try:
+            for job in tqdm(as_completed(jobs), "render", len(jobs), unit="model"):
+                try:
+                    reason = job.result()
+                except BrokenProcessPool:
+                    lost.append(jobs[job])
+                    continue
+                if reason is not None:
+                    failures.append((jobs[job].key, reason))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun never will
+            raise
     return lost
 
 

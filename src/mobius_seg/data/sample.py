@@ -275,7 +275,6 @@ class _Kinds:
             and sample.expression is None
             and sample.names
             and sample.exhaustive
-            and sample.searched is None
             and sample.every_object
             and all(bool(judged_K[vocabulary.row(name)]) for name in sample.names)
         )

@@ -1,13 +1,14 @@
 """Other ways to ask for the names of composed scenes: synonyms, articles, plurals, and kinds.
 
-A user writes "couches", "a mug" or "furniture" where a pack says "sofa", "coffee mug" and "desk
-lamp". ``related_names.json`` holds synonyms, the kinds that a name belongs to and odd plurals,
-written by hand; articles and other plurals follow by rule. Names whose kinds are a matter of
-opinion (is a lobster an animal or food?) have none. Legend: K names, G kinds, n wordings of a
+A user writes "couches", "a rucksack" or "light fixture" where a pack says "sofa", "backpack" and
+"desk lamp". ``related_names.json`` holds synonyms, the kinds that a name belongs to and odd
+plurals, written by hand; articles and other plurals follow by rule. Names whose kinds are a matter
+of opinion (is a lobster an animal or food?) have none. Legend: K names, G kinds, n wordings of a
 name, D text dimensions.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +23,7 @@ from mobius_seg.data.names import head_noun
 from mobius_seg.data.split import read_split
 from mobius_seg.text import TextEncoder
 
-_OF = (" of ", " with ", " in ", " on ", " behind ")
+_OF = (" of ", " with ", " in ", " on ", " for ", " behind ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,13 @@ class Wordings:
         """Encode the wordings of some names.
 
         Args:
-            names: K names; those that the file does not know have articles and plurals alone.
+            names: K names; those that the file does not know have articles and plurals alone. What
+                is a name among these itself, or would mean two of them, is left out.
             encoder: the network's text encoder.
         """
-        texts = [wordings(name) for name in names]
+        owners = Counter(text for name in names for text in set(wordings(name)))
+        taken = {text for text, count in owners.items() if count > 1} | set(names)
+        texts = [[text for text in wordings(name) if text not in taken] or [name] for name in names]
         kinds = read_kinds()
         flat = encoder.encode([text for own in texts for text in own]).pooled_KD.float()
         member = [[name in members for members in kinds.values()] for name in names]
@@ -71,11 +75,12 @@ def wordings(name: str) -> tuple[str, ...]:
     own = [name, *synonyms(name)]
     found = own[1:]
     for text in own:
-        if plural(text) == text:
+        if plural(text) == text and " and " not in text:
             found.append(f"some {text}")
         else:
             found += [f"{article(text)} {text}", plural(text)]
-    found.append(f"a photo of {name if plural(name) == name else f'{article(name)} {name}'}")
+    one = " and " in name or plural(name) != name
+    found.append(f"a photo of {f'{article(name)} {name}' if one else name}")
     return tuple(text for text in dict.fromkeys(found) if text not in _names())
 
 
@@ -92,8 +97,9 @@ def read_kinds() -> dict[str, frozenset[str]]:
 
 def article(text: str) -> str:
     """The indefinite article, by the first letter and a few exceptions."""
-    spoken = not text.startswith(("uni", "use", "uk", "euro", "ufo", "one"))
-    return "an" if text[0] in "aeiou" and spoken else "a"
+    if text.startswith(("uni", "use", "uk", "euro", "uten", "ufo", "one")):
+        return "a"
+    return "an" if text[0] in "aeiou" or text in ("suv", "x-ray", "hourglass") else "a"
 
 
 def plural(text: str) -> str:

@@ -46,6 +46,8 @@ def save_checkpoint(
         The checkpoint's folder.
     """
     final = folder / f"step-{state['step']:08d}"
+    if final.is_dir() and _latest(folder) == final.name:
+        return final  # a step has one state, and the only checkpoint is not put at risk
     temporary = folder / f".{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -68,6 +70,15 @@ def save_checkpoint(
         if old != final:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _latest(folder: Path) -> str | None:
+    """Name of the last checkpoint."""
+    try:
+        name = json.loads((folder / "latest.json").read_text(encoding="utf-8"))["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(name)
 
 
 def check_same_run(file: Path, config: TrainConfig) -> None:

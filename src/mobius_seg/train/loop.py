@@ -51,6 +51,7 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         InputError: the run cannot be started or resumed, or its loss is not finite for long.
+        KeyboardInterrupt: the run was stopped; its last checkpoint is whole.
     """
     if not config.resume and (config.out / "checkpoints" / "latest.json").exists():
         raise InputError(f"{config.out}: holds a run already; add --resume or choose another --out")
@@ -60,11 +61,7 @@ def train(config: TrainConfig) -> Path:
         torch.set_num_threads(config.threads)
     run = Run(config)
     with polite_stop(run):
-        try:
-            run.go()
-        except KeyboardInterrupt:
-            run.checkpoint()
-            raise
+        run.go()
     return run.finish()
 
 
@@ -136,6 +133,7 @@ class Run:
         with self._progress() as (bar, task):
             for batch in self._loader():
                 if self.stop:
+                    self.checkpoint()
                     raise KeyboardInterrupt
                 if self._progress_share() >= 1:
                     break

@@ -74,7 +74,9 @@ def pretrain(config: PretrainConfig) -> Path:
     with polite_stop(runner):
         for stage, end in zip(stages, ends, strict=True):
             runner.go(CrowdBatches(pack, config, stage, name_stride=stride), end)
-    judged = CrowdBatches(pack, config, STAGES[-1], "calib", stride)
+    runner.checkpoint()
+    crowded = dataclasses.replace(STAGES[-1], close=0.0)  # as every record before
+    judged = CrowdBatches(pack, config, crowded, "calib", stride)
     record = {
         **_record(config, runner, start),
         "calib_top1": runner.accuracy([judged[i] for i in range(8)]),
@@ -94,7 +96,8 @@ def _check_start(config: PretrainConfig) -> None:
         raise InputError(f"{config.preset} has no name map to pretrain; allowed: mobius-*")
     if config.resume:
         return
-    if (config.out / "checkpoints" / "latest.json").exists():
+    there = (config.out / "checkpoints" / "latest.json", config.out / BACKBONE_FILE)
+    if any(file.exists() for file in there):
         raise InputError(f"{config.out}: holds a run already; add --resume or choose another --out")
     if config.weights is not None and (config.out / RUN_MODEL).exists():
         raise InputError(f"{config.out}: holds a model already; choose another --out")

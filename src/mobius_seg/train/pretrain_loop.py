@@ -1,5 +1,6 @@
 """The loop of a pretraining: one softmax over all names, under given masks."""
 
+import hashlib
 import json
 import math
 import time
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from mobius_seg.checkpoint import WEIGHTS_FILE, find_folder
 from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.json_values import parse_json
@@ -62,16 +64,10 @@ class NamesRun:
         self.half = choose_precision(config.precision) == "bf16"
         threads = f"CPU, {torch.get_num_threads()} threads"
         self.described = torch.cuda.get_device_name() if self.device.type == "cuda" else threads
-        self.namer = _Namer(self.network, names_KD.to(self.device), self.half)
-        self.teacher: _Namer | None = None
-        if teacher is not None:
-            if teacher.name_map is None:
-                raise InputError(f"{config.teacher}: has no name map to learn from")
-            teacher = channels_last(teacher.to(self.device)).eval()
-            self.teacher = _Namer(teacher, names_KD.to(self.device), self.half)
         self.held = _Held(network, torch.tensor(_SCALE, device=self.device).log())
         body = [p for p in network.backbone.parameters() if p.requires_grad]
-        head = [*self.namer.name_map.parameters(), self.held.log_scale]
+        assert network.name_map is not None  # checked before
+        head = [*network.name_map.parameters(), self.held.log_scale]
         self.optimizer = torch.optim.AdamW(
             [{"params": body, "peak_lr": config.lr}, {"params": head, "peak_lr": 3 * config.lr}],
             lr=config.lr,
@@ -82,6 +78,14 @@ class NamesRun:
         if config.resume:
             _check_same(config)
             self.state = load_checkpoint(self._checkpoints, self.held, None, self.optimizer)
+        # After the checkpoint, which brings the projection of the names too.
+        self.namer = _Namer(self.network, names_KD.to(self.device), self.half)
+        self.teacher: _Namer | None = None
+        if teacher is not None:
+            if teacher.name_map is None:
+                raise InputError(f"{config.teacher}: has no name map to learn from")
+            teacher = channels_last(teacher.to(self.device)).eval()
+            self.teacher = _Namer(teacher, names_KD.to(self.device), self.half)
         self._begun = time.monotonic() - self.state["seconds"]
         self._stored = self.state["seconds"]
 
@@ -157,7 +161,7 @@ class NamesRun:
         if self.teacher is not None:
             with torch.no_grad():
                 taught_TK = (_SCALE * self.teacher.cosines(batch)).softmax(-1)
-            share = self.config.teacher_share
+            share = taught_share(self.config)
             contest = (1 - share) * contest + share * F.cross_entropy(logits_TK, taught_TK)
         distance_T = 1 - cosine_TK.gather(1, rows_T[:, None])
         loss = contest + LossConfig().pull * distance_T.mean()  # as regions.region_loss
@@ -232,8 +236,26 @@ class _Held(nn.Module):
 def _identity(config: PretrainConfig) -> dict[str, Any]:
     """What makes a run this run and no other."""
     values = {key: getattr(config, key) for key in _SAME}
-    taught = 0.0 if config.teacher is None else config.teacher_share
-    return {**values, "from_weights": config.weights is not None, "taught": taught}
+    return {
+        **values,
+        "weights": _digest(config.weights),
+        "teacher": _digest(config.teacher),
+        "taught": taught_share(config),
+    }
+
+
+def taught_share(config: PretrainConfig) -> float:
+    """Part of the loss that a teacher's answers make up: half of it unless told otherwise."""
+    if config.teacher is None:
+        return 0.0
+    return 0.5 if config.teacher_share is None else config.teacher_share
+
+
+def _digest(folder: Path | None) -> str | None:
+    """SHA-256 of a model's weights."""
+    if folder is None:
+        return None
+    return hashlib.sha256((find_folder(folder) / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def _check_same(config: PretrainConfig) -> None:

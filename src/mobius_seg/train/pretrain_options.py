@@ -26,7 +26,7 @@ def add_pretrain(add: Add, option: Option, pack: Path) -> None:
         parser, "--weights", Path, None, "trained model that goes on learning names, in OUT/model"
     )
     option(parser, "--teacher", Path, None, "trained model whose answers are learnt too")
-    option(parser, "--teacher-share", float, 0.5, "part of the loss that its answers make up")
+    option(parser, "--teacher-share", float, None, "part of the loss its answers make up (0.5)")
     option(parser, "--minutes", float, None, "train for so many minutes (60), or")
     option(parser, "--steps", count, None, "train so many steps")
     option(parser, "--size", count, 192, "side of the scenes in pixels")

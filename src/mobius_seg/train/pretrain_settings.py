@@ -29,7 +29,8 @@ class PretrainConfig:
             --weights``.
         teacher: trained model whose answers under the same masks are learnt too (distillation,
             Hinton et al. 2015).
-        teacher_share: part of the loss among names that these make up, 0..1.
+        teacher_share: part of the loss among names that these make up, above 0 up to 1; with a
+            teacher alone.
         minutes: wall-clock minutes; None takes :data:`MINUTES` where no ``steps`` are given.
         steps: steps in all; the same result on every machine that has the same precision.
         size: side of the pictures of the last stage in pixels.
@@ -50,7 +51,7 @@ class PretrainConfig:
     pack: Path = Path("assets/pack.safetensors")
     weights: Path | None = None
     teacher: Path | None = None
-    teacher_share: float = 0.5
+    teacher_share: float | None = None
     minutes: float | None = None
     steps: int | None = None
     size: int = 192
@@ -79,10 +80,13 @@ class PretrainConfig:
                 f" {LARGEST_BATCH}"
             )
         check_precision(self)
-        if not (is_number(self.teacher_share) and 0 <= self.teacher_share <= 1):
+        share = self.teacher_share
+        if share is not None and not (is_number(share) and 0 < share <= 1):
             raise InputError(
-                f"PretrainConfig.teacher_share is {self.teacher_share!r:.60}; allowed: 0 to 1"
+                f"PretrainConfig.teacher_share is {share!r:.60}; allowed: above 0 up to 1"
             )
+        if share is not None and self.teacher is None:
+            raise InputError("PretrainConfig.teacher_share is given without a teacher (--teacher)")
         if self.weights is not None and not self.pretrained:
             raise InputError("PretrainConfig.pretrained is False; allowed with weights: True")
         if self.size < 32 or self.size % 32 or self.size > 512:

@@ -111,7 +111,7 @@ class TrainConfig:
         log_steps: steps between log lines.
         loss: weights and switches of the losses.
         overrides: fields of the model that differ from the preset (or from ``weights``), by name.
-        mixture: sources of the samples, in place of ``annotations`` and of the three ratios
+        mixture: sources of the samples, in place of ``annotations`` and of the two ratios
             of composed scenes.
         recipe: stages of the run, for comparison; None = one stage.
     """

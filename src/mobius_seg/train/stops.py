@@ -38,14 +38,15 @@ def polite_stop(run: Stoppable) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def start_worker(_worker: int) -> None:
     """Make a loader process ignore Ctrl-C and polite kills, which a terminal sends to all.
 
-    The run ends it once the step in progress is stored; without this it dies first, and the run
-    with it. It computes on one thread: it composes, and the cores belong to the training process.
+    The run ends it once the step in progress is stored, after the batch that it is composing at
+    the latest; without this it dies first, and the run with it. It computes on one thread: the
+    cores belong to the training process.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
