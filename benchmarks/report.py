@@ -16,6 +16,7 @@ from typing import Any
 
 import prose
 from attribution import attribution
+from calibration_page import calibration_section
 from claims_page import claims_sections
 from claims_plots import draw_claims
 from conditions import RESULTS, ROOT
@@ -116,6 +117,7 @@ def results() -> str:
         errors_section,
         photos_section,
         wordings_section,
+        calibration_section,
         _curve,
         cost_section,
         _speed,
