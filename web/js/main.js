@@ -8,7 +8,7 @@ import { decodePicture } from "./picture.js";
 import { fromSlider, toSlider } from "./threshold.js";
 import { View } from "./view.js";
 
-const START_THRESHOLD = 0.01;
+const START_THRESHOLD = 0.001;
 
 const $ = (id) => document.getElementById(id);
 const view = new View($("view"));
@@ -121,7 +121,7 @@ function show(instances, fresh) {
   if (!lastNames || !view.picture) return;
   $("status").textContent = instances.length
     ? `Asked for: ${lastNames}. Point at an outline or a line of the list.`
-    : `Nothing reaches ${threshold().toFixed(3)} for ${lastNames}. Try a lower score or other names.`;
+    : `Nothing reaches ${threshold().toFixed(4)} for ${lastNames}. Try a lower score or other names.`;
   document.body.dataset.count = instances.length;
 }
 
@@ -152,7 +152,7 @@ async function readIndex() {
 }
 
 function showThreshold() {
-  const value = threshold().toFixed(3);
+  const value = threshold().toFixed(4);
   $("threshold-value").textContent = value;
   $("threshold").setAttribute("aria-valuetext", value);
 }

@@ -1,6 +1,6 @@
 // The slider's 0..100 as a score: each step multiplies, since scores of photographs are small.
 
-const LOWEST = 0.002;
+const LOWEST = 0.0005;
 const HIGHEST = 0.9;
 
 export function fromSlider(position) {

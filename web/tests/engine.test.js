@@ -98,7 +98,7 @@ test("what cannot be done is said", async () => {
 });
 
 test("the slider", () => {
-  assert.equal(fromSlider(0), 0.002);
+  assert.equal(fromSlider(0), 0.0005);
   assert.equal(fromSlider(100), 0.9);
   assert.ok(Math.abs(fromSlider(toSlider(0.01)) - 0.01) < 0.001);
 });
