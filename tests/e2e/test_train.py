@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +63,31 @@ def test_resumed_run_is_the_same_run(
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
 
 
+def in_update(patch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> list[int]:
+    """Do something in the middle of a step; returns the steps taken, as they are."""
+    update = torch.optim.AdamW.step
+    taken: list[int] = []
+
+    def updated(self: torch.optim.AdamW, *args: Any) -> Any:
+        result = update(self, *args)
+        taken.append(len(taken) + 1)
+        if len(taken) == number:
+            act()
+        return result
+
+    patch.setattr(torch.optim.AdamW, "step", updated)
+    return taken
+
+
 def test_a_signal_ends_the_run_between_steps(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(settings(pack, tmp_path / "whole"))
-    update = torch.optim.AdamW.step
-    calls = []
-
-    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
-        result = update(self, *args)
-        calls.append(1)
-        if len(calls) == 2:  # in the middle of the second step
-            signal.raise_signal(signal.SIGTERM)
-        return result
-
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", signalled)
+        taken = in_update(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(KeyboardInterrupt):
             train(settings(pack, tmp_path / "parted"))
-    assert len(calls) == 2
+    assert len(taken) == 2
     resumed = train(settings(pack, tmp_path / "parted", resume=True))
     first, second = weights(whole), weights(resumed)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -90,18 +97,12 @@ def test_a_second_signal_stores_nothing(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of an update the weights belong to no step."""
-    update = torch.optim.AdamW.step
-    steps = []
 
-    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
-        result = update(self, *args)
-        steps.append(1)
-        if len(steps) == 3:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-        return result
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    in_update(monkeypatch, 3, twice)
     with pytest.raises(KeyboardInterrupt):
         train(settings(pack, tmp_path / "run", checkpoint_minutes=1e-9))
     latest = json.loads((tmp_path / "run" / "checkpoints" / "latest.json").read_text())
@@ -127,24 +128,21 @@ def test_names_are_asked_in_other_words(pack: Path, tmp_path: Path) -> None:
 def test_a_signal_to_all_processes_leaves_a_checkpoint(
     pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = torch.optim.AdamW.step
-    steps = []
+    loaders: list[int] = []
 
-    def signalled(self: torch.optim.AdamW, *args: Any) -> Any:
-        result = update(self, *args)
-        steps.append(1)
-        if len(steps) == 2:
-            for loader in multiprocessing.active_children():
-                assert loader.pid is not None
-                os.kill(loader.pid, signal.SIGTERM)
-                os.kill(loader.pid, signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
-            time.sleep(0.2)
-        return result
+    def to_all() -> None:
+        for loader in multiprocessing.active_children():
+            assert loader.pid is not None
+            os.kill(loader.pid, signal.SIGTERM)
+            os.kill(loader.pid, signal.SIGINT)
+            loaders.append(loader.pid)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.2)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", signalled)
+    in_update(monkeypatch, 2, to_all)
     with pytest.raises(KeyboardInterrupt):
         train(settings(pack, tmp_path / "run", workers=1, steps=40))
+    assert loaders
     latest = json.loads((tmp_path / "run" / "checkpoints" / "latest.json").read_text())
     assert latest == {"checkpoint": "step-00000002"}
     assert multiprocessing.active_children() == []

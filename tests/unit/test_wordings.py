@@ -152,6 +152,8 @@ def test_images_are_asked_for_kinds() -> None:
     assert mask_BK is not None
     asked = mask_BK[0].nonzero()[:, 0].tolist()
     assert len(asked) >= len(kinds) // 2
+    assert bool(batch.targets[0].columns_MK[:, asked].any(1).all())  # both kinds are among them
+    assert bool(batch.targets[1].columns_MK.any())
     for column in asked:
         kind = kinds[int((vectors @ batch.prompt.pooled_BKD[0, column]).argmax())]
         assert bool(batch.targets[0].columns_MK[0, column]) == (kind == "animal")
