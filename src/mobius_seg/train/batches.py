@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from mobius_seg.config import ModelConfig
+from mobius_seg.data.coco_file import CocoData, read_coco
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.sample import Batch, SampleSource, Vocabulary, collate
 from mobius_seg.data.wordings import Wordings
@@ -57,6 +58,7 @@ class StepBatches(Dataset[Batch]):
                 enlarge=config.enlarge_ratio,
                 close=config.close_ratio,
                 wording=config.wording_ratio,
+                photometric=config.photometric_ratio,
             )
             self._pack = self._mixed.pack
             self.vocabulary = self._mixed.vocabulary
@@ -89,8 +91,31 @@ class StepBatches(Dataset[Batch]):
 
     @property
     def sources(self) -> list[dict[str, object]]:
-        """Package, version, licence and digest of everything the scenes are made of."""
-        return [dict(source) for source in self._pack.meta.sources] if self._pack else []
+        """Package, version, licence and digest of everything the pictures are made of.
+
+        Those of the pack, then those that COCO files list and it does not.
+        """
+        listed = [dict(source) for source in self._pack.meta.sources] if self._pack else []
+        seen = {(source.get("package"), source.get("sha256")) for source in listed}
+        for file in self._files():
+            for source in file.sources:
+                key = (source.get("package"), source.get("sha256"))
+                if key not in seen:
+                    listed.append(dict(source))
+                    seen.add(key)
+        return listed
+
+    @property
+    def annotations(self) -> list[dict[str, object]]:
+        """Name, split, SHA-256 and number of pictures of every COCO file."""
+        return [{**file.provenance(), "pictures": len(file.images)} for file in self._files()]
+
+    def _files(self) -> list[CocoData]:
+        if self._mixed is not None:
+            return self._mixed.files
+        if self.config.annotations is None:
+            return []
+        return [read_coco(self.config.annotations)]
 
     def _source(self, stage: int, size: int) -> SampleSource:
         config = self.config
@@ -104,7 +129,8 @@ class StepBatches(Dataset[Batch]):
             assert config.annotations is not None
             assert config.images is not None
             samples = CocoSamples(config.annotations, config.images)
-            return AugmentedSamples(samples, size, config.seed, config.agnostic_ratio)
+            ratios = (config.agnostic_ratio, config.photometric_ratio)
+            return AugmentedSamples(samples, size, config.seed, *ratios)
         from mobius_seg.data.dataset import ComposedSamples
 
         return ComposedSamples(

@@ -297,6 +297,7 @@ class Run:
             "seed": self.config.seed,
             "settings": keep,
             "assets": self.batches.sources + pretrained_sources(self.start),
+            "annotations": self.batches.annotations,
             "pretraining": self.pretraining,
             "previous": self.previous,
             "curve": self.log[:: max(1, len(self.log) // 200)],

@@ -98,6 +98,8 @@ class TrainConfig:
         close_ratio: share of composed scenes that are close-ups, as many photographs are.
         wording_ratio: share of composed names asked in other words (synonyms, plurals, articles),
             and of composed scenes asked for kinds of things ("animal").
+        photometric_ratio: share of the pictures of COCO files that are changed in light, sharpness
+            or noise, or stored as JPEG once more, as every composed scene may be.
         prefix_ratio: share of steps that run a random prefix of the decoder's layers.
         drop_ratio: share of steps that run with fewer queries, dropped between layers.
         workers: loader processes; 0 composes in the training process.
@@ -144,6 +146,7 @@ class TrainConfig:
     enlarge_ratio: float = 0.0
     close_ratio: float = 0.0
     wording_ratio: float = 0.0
+    photometric_ratio: float = 0.0
     prefix_ratio: float = 0.2
     drop_ratio: float = 0.4
     workers: int = 1
@@ -177,8 +180,8 @@ class TrainConfig:
                     " it belongs to composed scenes"
                 )
         self._check_numbers()
-        ratios = ("expression_ratio", "agnostic_ratio", *COMPOSED_RATIOS, "prefix_ratio")
-        for name in (*ratios, "drop_ratio", "flat", "ema"):
+        ratios = ("expression_ratio", "agnostic_ratio", *COMPOSED_RATIOS, "photometric_ratio")
+        for name in (*ratios, "prefix_ratio", "drop_ratio", "flat", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)!r}; allowed: 0 to 1")
         if self.backbone is not None and self.weights is not None:
@@ -190,6 +193,7 @@ class TrainConfig:
         if self.overrides and self.weights is None:
             override(get_preset(self.preset), self.overrides)
         self._check_mixture()
+        self._check_photometric()
         self._check_recipe()
 
     def _check_numbers(self) -> None:
@@ -236,6 +240,16 @@ class TrainConfig:
                 )
         if len(self.sizes) > 1 and self.steps is None:
             raise InputError("a schedule of sizes needs steps (--steps N), not minutes")
+
+    def _check_photometric(self) -> None:
+        """There are pictures that it changes."""
+        sources = [*self.mixture, *(s for i in range(self.stages) for s in self.sources_at(i))]
+        files = self.annotations is not None or any(source.kind == "coco" for source in sources)
+        if self.photometric_ratio and not files:
+            raise InputError(
+                f"TrainConfig.photometric_ratio is {self.photometric_ratio!r}; allowed without a"
+                " COCO file: 0, composed scenes have such changes already"
+            )
 
     def _check_mixture(self) -> None:
         """A mixture says all about the data; nothing beside it is left unread."""

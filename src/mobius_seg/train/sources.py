@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mobius_seg.data.coco import CocoSamples
+from mobius_seg.data.coco_file import CocoData
 from mobius_seg.data.dataset import ComposedSamples
 from mobius_seg.data.pack import Pack
 from mobius_seg.data.referring import default_expressions_path, read_expressions
@@ -39,6 +40,7 @@ class Sources:
         enlarge: share of composed scenes that are made smaller and enlarged.
         close: share of composed scenes that are close-ups.
         wording: share of names asked in other words; above 0 the vocabulary has these.
+        photometric: share of the pictures of COCO files changed in light, sharpness or noise.
 
     Raises:
         InputError: the pack, a COCO file, its expressions or a picture cannot be used.
@@ -53,9 +55,10 @@ class Sources:
         enlarge: float = 0.0,
         close: float = 0.0,
         wording: float = 0.0,
+        photometric: float = 0.0,
     ) -> None:
         """See the class."""
-        self._enlarge, self._close = enlarge, close
+        self._enlarge, self._close, self._photometric = enlarge, close, photometric
         composed = any(source.kind == "composed" for source in sources)
         self.pack = Pack.open(pack) if composed else None
         self._coco: dict[tuple[Path, Path], CocoSamples] = {}
@@ -68,6 +71,11 @@ class Sources:
                     self._referring(source, 32, 0)
         spoken = any(source.supervision == "expressions" for source in sources)
         self.vocabulary = self._make_vocabulary(spoken, subwords, wording > 0)
+
+    @property
+    def files(self) -> list[CocoData]:
+        """The COCO files, each once."""
+        return [pictures.coco for pictures in self._coco.values()]
 
     def samples(self, sources: Sequence[Source], size: int, seed: int) -> "MixedSamples":
         """Samples of a mixture, by index.
@@ -101,7 +109,8 @@ class Sources:
             )
         if source.supervision == "expressions":
             return self._referring(source, size, seed)
-        return AugmentedSamples(self._pictures(source), size, seed)
+        pictures = self._pictures(source)
+        return AugmentedSamples(pictures, size, seed, photometric_ratio=self._photometric)
 
     def _pictures(self, source: Source) -> CocoSamples:
         assert source.annotations is not None
