@@ -1,7 +1,9 @@
 """Planning of rooms: things stand on what carries them; data sets of drawn ones."""
 
+import contextlib
 import json
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +295,28 @@ def test_a_stopped_run_goes_on_and_gives_the_same(
     (tmp_path / "full" / "thing").write_text("")
     with pytest.raises(InputError, match="not an empty folder"):
         room_files.write_rooms("a", 1, 64, 0, tmp_path / "full")
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_the_scene_though_the_renderer_swallows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    draw = FakeRenderer.draw
+
+    def signalled(renderer: FakeRenderer, plan: RoomPlan) -> DrawnRoom:
+        if FakeRenderer.drawn == 2:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
+        return draw(renderer, plan)
+
+    monkeypatch.setattr(FakeRenderer, "draw", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        room_files.write_rooms("a", 6, 64, 0, tmp_path / "rooms")
+    assert signal.getsignal(number) is before
+    assert len(list((tmp_path / "rooms" / "scenes").iterdir())) == 3
+    assert not (tmp_path / "rooms" / "annotations.json").exists()
 
 
 @pytest.mark.usefixtures("drawing")

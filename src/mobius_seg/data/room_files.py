@@ -7,7 +7,7 @@ goes on where it stopped; the annotation file is written last, whole or not at a
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,6 +28,7 @@ from mobius_seg.data.split import read_split
 from mobius_seg.errors import InputError
 from mobius_seg.files import atomic_path, write_text
 from mobius_seg.json_values import parse_json
+from mobius_seg.stops import polite_stop
 
 ATTEMPTS = 4
 FEWEST, MOST = 3, 15
@@ -113,6 +114,7 @@ def write_rooms(
 
     Raises:
         InputError: a bad number, missing packages, no Blender, or ``out`` holds something else.
+        KeyboardInterrupt: the run was stopped, after the scene in progress.
     """
     out = Path(out)
     for name, value, low, high in (
@@ -139,9 +141,23 @@ def write_rooms(
     }
     _claim(out, info)
     todo = [i for i in range(count) if not _scene_path(out, i).exists()]
-    for index in tqdm(todo, "rooms", unit="room", disable=not todo):
+    for index in _until_stopped(tqdm(todo, "rooms", unit="room", disable=not todo)):
         _save(out, index, _draw(renderer, assets, seed, index))
     return _assemble(out, count, {**info, "count": count}, assets.names)
+
+
+class _Run:
+    stop = False
+
+
+def _until_stopped(numbers: Iterable[int]) -> Iterator[int]:
+    """The numbers, until a signal comes; Blender swallows what one raises while it draws."""
+    run = _Run()
+    with polite_stop(run):
+        for number in numbers:
+            yield number
+            if run.stop:
+                raise KeyboardInterrupt
 
 
 def _draw(renderer: RoomRenderer, assets: RoomAssets, seed: int, index: int) -> DrawnRoom:

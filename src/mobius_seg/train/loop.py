@@ -22,6 +22,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.files import write_text
 from mobius_seg.losses import Criterion
 from mobius_seg.model import Mobius
+from mobius_seg.stops import polite_stop
 from mobius_seg.train.batches import StepBatches, Steps, step_plan
 from mobius_seg.train.checkpoints import State, check_same_run, load_checkpoint, save_checkpoint
 from mobius_seg.train.curve import draw_curve
@@ -32,7 +33,7 @@ from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import TrainConfig
 from mobius_seg.train.stages import StageKeeper
 from mobius_seg.train.start import start_network
-from mobius_seg.train.stops import polite_stop, start_worker
+from mobius_seg.train.workers import start_worker
 from mobius_seg.version import __version__
 
 logger = logging.getLogger(__name__)

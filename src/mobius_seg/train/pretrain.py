@@ -27,12 +27,12 @@ from mobius_seg.files import atomic_path, write_text
 from mobius_seg.model import Mobius
 from mobius_seg.presets import get_preset
 from mobius_seg.segment_files import make_folder
+from mobius_seg.stops import polite_stop
 from mobius_seg.train.crowds import STAGES, CrowdBatches, base_rows
 from mobius_seg.train.pretrain_loop import NamesRun
 from mobius_seg.train.pretrain_settings import PretrainConfig
 from mobius_seg.train.record import pretrained_sources, read_record
 from mobius_seg.train.settings import BACKBONE_FILE, PRETRAINING_FILE
-from mobius_seg.train.stops import polite_stop
 
 _PARTS = ("backbone.", "name_map.", "text_projection.", "text_mean")
 

@@ -27,7 +27,7 @@ from mobius_seg.train.crowds import Crowd, CrowdBatches
 from mobius_seg.train.folded import fold_norms
 from mobius_seg.train.precision import channels_last, choose_precision
 from mobius_seg.train.pretrain_settings import MINUTES, PretrainConfig
-from mobius_seg.train.stops import start_worker
+from mobius_seg.train.workers import start_worker
 
 _LOG_STEPS = 50
 _SCALE = 30.0  # of the cosines, before it is learnt

@@ -1,12 +1,10 @@
-"""Ending a training between two steps, and its loader processes after it."""
+"""Ending long work between two steps, where nothing is half done."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
-
-import torch
 
 
 class Stoppable(Protocol):
@@ -39,15 +37,3 @@ def polite_stop(run: Stoppable) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def start_worker(_worker: int) -> None:
-    """Make a loader process ignore Ctrl-C and polite kills, which a terminal sends to all.
-
-    The run ends it once the step in progress is stored, after the batch that it is composing at
-    the latest; without this it dies first, and the run with it. It computes on one thread: the
-    cores belong to the training process.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    torch.set_num_threads(1)
