@@ -94,6 +94,7 @@ bench: $(FULL) | $(PACK) ## measure everything in docs/results.md and write it a
 	$(BIN)/python benchmarks/run_errors.py
 	$(BIN)/python benchmarks/run_wordings.py
 	$(BIN)/python benchmarks/run_calibration.py
+	$(BIN)/python benchmarks/run_points.py
 	$(BIN)/python benchmarks/sheet.py
 	$(BIN)/python benchmarks/galleries.py
 	$(BIN)/python benchmarks/claims/cost.py

@@ -11,7 +11,7 @@ detections. With names, each picture is asked for twenty, its own among them. Ba
 HEADER = ["asked", "stage", "detections", "raw", "mapped", "noise"]
 
 
-def calibration_section(model: str = "mobius-n") -> str:
+def calibration_section(model: str) -> str:
     """Table of both modes; empty where nothing was measured."""
     stored = json_file(RESULTS / f"calibration_{model}.json")
     if not stored:

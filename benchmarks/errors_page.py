@@ -14,7 +14,7 @@ that cover it, for each object. Per cent of all.
 """
 
 
-def errors_section(model: str = "mobius-n") -> str:
+def errors_section(model: str) -> str:
     """Table of both splits; empty where nothing was measured."""
     stored = json_file(RESULTS / f"errors_{model}.json")
     if not stored:

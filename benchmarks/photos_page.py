@@ -5,12 +5,11 @@ from tables import conditions_line, fraction, json_file, table
 
 PROSE = """\
 Real photographs, outlined by hand ([how](photographs.md)): nothing was trained on them, and nothing
-is tuned on the half called *test*. All 52 names of the set are asked for. Bars for `mobius-n`, set
-beforehand: agnostic AR@100 45 and named AP50 25 after training on a CPU alone. Per cent.
+is tuned on the half called *test*. All 52 names of the set are asked for. Per cent.
 """
 
 
-def photos_section(model: str = "mobius-n") -> str:
+def photos_section(model: str) -> str:
     """Table of both halves; empty where nothing was measured."""
     stored = json_file(RESULTS / f"photos_{model}.json")
     if not stored:

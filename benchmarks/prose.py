@@ -7,11 +7,6 @@ Written by `make bench`; no figure on this page is typed. *Composed* means scene
 from cut-outs ([data](data.md)): such a figure says nothing directly about photographs.
 """
 
-QUALITY = """\
-All names of the split are the vocabulary; *agnostic* ignores the names of the same predictions;
-P@0.5 and cIoU are of referring expressions, each answered by its best instance. Per cent.
-"""
-
 SPEED = """\
 Milliseconds an image, median of {runs}; *predict* goes from an array to instances with run lengths,
 the network alone ends before masks are made.

@@ -2,35 +2,29 @@
 
 * ``README.md``: the family table, between markers.
 * ``docs/data.md``: attribution, between markers.
-* ``docs/results.md`` and ``docs/model_card_mobius-n.md``: whole pages.
+* ``docs/results.md`` and a ``docs/model_card_<model>.md`` for each of the released weights: whole
+  pages.
 
 Nothing is measured here: figures come from ``benchmarks/results/*.json``, from ``training.json``
 beside the weights, from the presets and from the lists of sources in the package.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import prose
 from attribution import attribution
-from calibration_page import calibration_section
 from claims_page import claims_sections
 from claims_plots import draw_claims
 from conditions import RESULTS, ROOT
 from cost_page import cost_section
-from errors_page import errors_section
 from mobius_seg.config import ModelConfig
 from mobius_seg.files import write_text
 from mobius_seg.presets import PRESETS, get_preset
-from photos_page import photos_section
-from tables import conditions_line, fraction, generated, json_file, number, table
-from wordings_page import wordings_section
+from model_cards import MEASURED, WEIGHTS, model_card, released
+from tables import conditions_line, generated, json_file, number, table
 
-WEIGHTS = ROOT / "src" / "mobius_seg" / "weights"
-MODEL = "mobius-n"
 PURPOSE = {
     "mobius-test": "unit tests",
     "mobius-p": "phone in real time, browser",
@@ -42,13 +36,6 @@ PURPOSE = {
     "glee-lite": "baseline of mobius-m",
     "glee-plus": "baseline of mobius-l",
     "glee-pro": "baseline of mobius-h",
-}
-# Bars of the plan that the weights were trained against: CPU alone, with an accelerator.
-BARS = {
-    ("val-base", "agnostic_mask_ap50"): (0.60, 0.80),
-    ("val-novel", "agnostic_mask_ap50"): (0.55, 0.75),
-    ("val-base", "mask_ap50"): (0.40, 0.65),
-    ("val-novel", "mask_ap50"): (0.12, 0.25),
 }
 
 
@@ -74,7 +61,7 @@ def pages() -> dict[Path, str]:
         readme: generated(_read(readme), "family", family()),
         data: generated(_read(data), "attribution", attribution()),
         ROOT / "docs" / "results.md": results(),
-        ROOT / "docs" / f"model_card_{MODEL}.md": model_card(),
+        **{ROOT / "docs" / f"model_card_{name}.md": model_card(name) for name in released()},
     }
 
 
@@ -112,82 +99,23 @@ def family() -> str:
 def results() -> str:
     """The page of measured figures."""
     parts = [prose.RESULTS]
-    for section in (
-        _quality,
-        errors_section,
-        photos_section,
-        wordings_section,
-        calibration_section,
-        _curve,
-        cost_section,
-        _speed,
-        _vocabulary,
-        _compose,
-        _setup,
-        _pictures,
-    ):
-        text = section()
-        if text:
-            parts.append(text)
-        if section is cost_section:
-            parts += claims_sections()
-    return "\n".join(parts)
+    for model in released():
+        parts += [section(model) for section in (*MEASURED, _curve)]
+    parts += [cost_section(), *claims_sections()]
+    parts += [_speed(model) for model in released()]
+    parts += [section() for section in (_vocabulary, _compose, _setup, _pictures)]
+    return "\n".join(part for part in parts if part)
 
 
-def _quality() -> str:
-    stored = json_file(RESULTS / f"quality_{MODEL}.json")
-    if not stored:
-        return ""
-    rows = []
-    for split, modes in stored["splits"].items():
-        names, spoken = modes["names"], modes["expressions"]
-        rows.append(
-            [split, str(names["images"]), str(names["names"])]
-            + [fraction(names[key]) for key in ("mask_ap", "mask_ap50", "box_ap", "box_ap50")]
-            + [fraction(names[f"agnostic_{key}"]) for key in ("mask_ap", "mask_ap50", "ar100")]
-            + [fraction(spoken[key]) for key in ("p_at_50", "ciou")]
-        )
-    header = ["composed split", "scenes", "names", "mask AP", "mask AP50", "box AP", "box AP50"]
-    header += ["agnostic mask AP", "agnostic AP50", "agnostic AR@100", "P@0.5", "cIoU"]
-    by_size = [
-        [split, *(fraction(modes["names"].get(f"mask_ap_{size}")) for size in _SIZES)]
-        for split, modes in stored["splits"].items()
-    ]
-    bars = [
-        [split, key, fraction(value), fraction(low), fraction(high)]
-        for (split, key), (low, high) in BARS.items()
-        if (value := stored["splits"].get(split, {}).get("names", {}).get(key)) is not None
-    ]
-    return "\n".join(
-        [
-            f"## Accuracy of {MODEL} on composed scenes\n",
-            prose.QUALITY,
-            table(header, rows, right=range(1, 12)),
-            "Named mask AP by the area of the object (up to 32x32, up to 96x96, beyond):\n",
-            table(["composed split", *_SIZES], by_size, right=range(1, 4)),
-            "Against the bars that were set beforehand:\n",
-            table(
-                ["composed split", "figure", "measured", "bar, CPU training", "bar, accelerator"],
-                bars,
-                right=(2, 3, 4),
-            ),
-            conditions_line(stored["conditions"]),
-        ]
-    )
-
-
-_SIZES = ("small", "medium", "large")
-
-
-def _curve() -> str:
-    picture = ROOT / "docs" / f"curve_{MODEL}.png"
+def _curve(model: str) -> str:
+    picture = ROOT / "docs" / f"curve_{model}.png"
     if not picture.exists():
         return ""
-    return f"## Learning curve\n\n![Learning curve of {MODEL}]({picture.name})\n"
+    return f"## Learning curve\n\n![Learning curve of {model}]({picture.name})\n"
 
 
-def _speed() -> str:
-    stored = json_file(RESULTS / f"speed_{MODEL}.json")
+def _speed(model: str) -> str:
+    stored = json_file(RESULTS / f"speed_{model}.json")
     if not stored:
         return ""
     rows, parts = [], []
@@ -199,7 +127,7 @@ def _speed() -> str:
     labels = list(next(iter(stored["sizes"].values()))["gmac"])
     return "\n".join(
         [
-            f"## Time and cost of {MODEL}\n",
+            f"## Time and cost of {model}\n",
             prose.SPEED.format(runs=stored["runs"]),
             table(["input", "predict", "10 % to 90 %", "network alone"], rows, right=(1, 2, 3)),
             "GMAC by part:\n",
@@ -303,77 +231,6 @@ def _pictures() -> str:
         if (ROOT / "docs" / name).exists()
     ]
     return "\n".join(["## Pictures\n", prose.PICTURES, *found]) if found else ""
-
-
-def model_card() -> str:
-    """The model card of the released weights."""
-    training = json_file(WEIGHTS / MODEL / "training.json")
-    config = json_file(WEIGHTS / MODEL / "config.json")
-    preset = get_preset(MODEL)
-    parts = [
-        f"# Model card: {MODEL}\n",
-        "Written by `python benchmarks/report.py`.\n",
-        "## Model\n",
-        prose.CARD_MODEL.format(
-            params=preset.expected_params / 1e6,
-            gmac=preset.expected_gmac,
-            size=preset.input_size,
-            own=(config or {}).get("input_size", preset.input_size),
-            last=training["settings"]["sizes"][-1][1],
-        ),
-        "## Intended use\n",
-        prose.CARD_USE,
-        "## Training\n",
-    ]
-    facts = [[key, _plain(value)] for key, value in training.items() if _is_plain(value)]
-    facts += [[key, _plain(value)] for key, value in training.get("versions", {}).items()]
-    if facts:
-        parts.append(table(["what", "value"], facts))
-    parts += _earlier_runs(training)
-    settings = training.get("settings")
-    if isinstance(settings, dict):
-        rows = [[key, _plain(value)] for key, value in settings.items() if value is not None]
-        parts.append("Settings:\n\n" + table(["setting", "value"], rows))
-    if training.get("assets"):
-        keys = ("package", "registry", "version", "licence", "sha256")
-        rows = [[str(asset.get(key, "")) for key in keys] for asset in training["assets"]]
-        rows = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
-        parts.append("Everything that the weights were trained on, from package registries:\n")
-        parts.append(table(list(keys), rows))
-    measured = _quality()
-    parts += ["## Evaluation\n", measured.partition("\n")[2].lstrip("\n")] if measured else []
-    parts += [
-        "## Limits\n",
-        prose.CARD_LIMITS,
-    ]
-    if config:
-        parts += ["## Configuration\n", "```json\n" + json.dumps(config, indent=2) + "\n```\n"]
-    return "\n".join(parts)
-
-
-def _earlier_runs(training: dict[str, Any]) -> list[str]:
-    """What came before the last run, the earliest first, and the totals."""
-    runs = [training]
-    while isinstance(runs[0].get("previous"), dict):
-        runs.insert(0, runs[0]["previous"])
-    if len(runs) == 1:
-        return []
-    keys = ("steps", "images", "hours", "seed", "start")
-    rows = [[str(i), *(_plain(run.get(key, "")) for key in keys)] for i, run in enumerate(runs, 1)]
-    sums = [round(sum(run.get(key, 0) for run in runs), 3) for key in keys[:3]]
-    rows.append(["all", *(_plain(value) for value in sums), "", ""])
-    notes = training.get("notes") or []
-    listed = "\n".join(f"* {note}" for note in ([notes] if isinstance(notes, str) else notes))
-    text = "The weights come from several runs, each started from the one before:\n"
-    return [text, table(["run", *keys], rows), listed + "\n", "The last of them:\n"]
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _read(path: Path) -> str:

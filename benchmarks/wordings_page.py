@@ -11,7 +11,7 @@ have one (their objects alone; the row before has these under their own names), 
 """
 
 
-def wordings_section(model: str = "mobius-n") -> str:
+def wordings_section(model: str) -> str:
     """Table of the ways of asking; empty where nothing was measured."""
     stored = json_file(RESULTS / f"wordings_{model}.json")
     if not stored:
