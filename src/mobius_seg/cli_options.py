@@ -12,6 +12,7 @@ from mobius_seg.errors import InputError
 from mobius_seg.export.options import add_export, add_lint
 from mobius_seg.option_kinds import count, fraction, margin, points, positive, sides, threads
 from mobius_seg.pareto.options import add_pareto
+from mobius_seg.train.grow_options import add_grow
 from mobius_seg.train.pretrain_options import add_pretrain
 from mobius_seg.train.settings import TrainConfig
 
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compose(commands)
     add_rooms(partial(_add, commands), _option, DEFAULT_ASSETS)
     add_pretrain(partial(_add, commands), _option, DEFAULT_PACK)
+    add_grow(partial(_add, commands), _option)
     _add_train(commands)
     _add_eval(commands)
     _add_calibrate(commands)
