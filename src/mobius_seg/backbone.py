@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         config: names the timm model and its arguments.
 
     Attributes:
+        name: of the timm model.
         channels: channels of the maps at strides 4, 8, 16, 32.
     """
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
             config.backbone, pretrained=False, features_only=True, **args
         )
         info: Any = self.body.feature_info
+        self.name = config.backbone
         self.freeze_norm = False
         self.pyramid: SimplePyramid | None = None
         if config.pyramid:
@@ -97,7 +99,7 @@ class Backbone(nn.Module):
         """Stop training everything up to and including the map of ``stride`` (0 = nothing).
 
         Args:
-            stride: 0, 4, 8, 16 or 32.
+            stride: 0, or that of a stage: 4, 8, 16, 32, and 2 where there is one.
 
         Returns:
             Number of parameter tensors frozen.
@@ -107,16 +109,25 @@ class Backbone(nn.Module):
         """
         if stride == 0:
             return 0
-        if stride not in STRIDES or self.pyramid is not None:
-            raise InputError(f"freeze stride is {stride}; allowed: 0, 4, 8, 16, 32 (not for ViTs)")
-        info = self.body.feature_info
-        module = info.module_name(info.reduction().index(stride)).replace(".", "_")
-        prefix = module + "_"
-        named = list(self.body.named_parameters())
-        last = max(i for i, (n, _) in enumerate(named) if n.replace(".", "_").startswith(prefix))
-        for _, parameter in named[: last + 1]:
+        ends = {} if self.pyramid is not None else self._stage_ends()
+        if stride not in ends:
+            allowed = ", ".join(str(s) for s in (0, *ends))
+            raise InputError(f"freeze stride is {stride}; allowed with {self.name}: {allowed}")
+        for _, parameter in list(self.body.named_parameters())[: ends[stride]]:
             parameter.requires_grad_(False)
-        return last + 1
+        return ends[stride]
+
+    def _stage_ends(self) -> dict[int, int]:
+        """Stride of each stage that has parameters -> parameter tensors up to its end."""
+        info = self.body.feature_info
+        names = [name.replace(".", "_") for name, _ in self.body.named_parameters()]
+        ends: dict[int, int] = {}
+        for module, stride in zip(info.module_name(), info.reduction(), strict=True):
+            prefix = module.replace(".", "_") + "_"
+            inside = [i for i, name in enumerate(names) if name.startswith(prefix)]
+            if inside:
+                ends[stride] = inside[-1] + 1
+        return ends
 
 
 class SimplePyramid(nn.Module):

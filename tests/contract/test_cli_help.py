@@ -7,8 +7,9 @@ import pytest
 
 COMMANDS = [
     (), ("segment",), ("models",), ("profile",), ("assets",), ("assets", "fetch"),
-    ("assets", "pack"), ("compose",), ("rooms",), ("pretrain",), ("train",), ("eval",),
-    ("calibrate",), ("tune-pruning",), ("export",), ("lint-export",), ("bench",), ("pareto",),
+    ("assets", "pack"), ("compose",), ("rooms",), ("pretrain",), ("grow",), ("train",),
+    ("eval",), ("calibrate",), ("tune-pruning",), ("export",), ("lint-export",),
+    ("bench",), ("pareto",),
 ]  # fmt: skip
 
 

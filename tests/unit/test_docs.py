@@ -30,6 +30,7 @@ SMALLER = {
     "--models mobius-n@256,mobius-n@320": "--models runs/mobius-n@64 --runs 1 --blocks 1",
     "--runtimes torch,onnx": "--runtimes torch",
     "--steps 10000 --size 192@0,256@0.6": "--steps 2 --size 64",
+    "--steps 1500 --size 256@0,320@0.5": "--steps 2 --size 64",
     "--minutes 30": "--steps 2",
     " --minutes 60": "",
     "--count 500": "--count 2",

@@ -131,9 +131,7 @@ def _grow_block(old: Any, new: Any, stream: Copies, result: Copies, what: str) -
 @torch.no_grad()
 def _copy(into: Tensor, value: Tensor, what: str) -> None:
     if into.shape != value.shape:
-        raise InputError(
-            f"{what}: kernels of {list(value.shape)} do not become {list(into.shape)}"
-        )
+        raise InputError(f"{what}: kernels of {list(value.shape)} do not become {list(into.shape)}")
     into.copy_(value)
 
 

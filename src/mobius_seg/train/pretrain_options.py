@@ -32,9 +32,7 @@ def add_pretrain(add: Add, option: Option, pack: Path) -> None:
     option(parser, "--size", count, 192, "side of the scenes in pixels")
     option(parser, "--batch-size", count, 16, "scenes a step")
     option(parser, "--lr", float, 6e-4, "peak learning rate of the backbone")
-    option(
-        parser, "--freeze-stride", int, 8, "freeze the backbone up to this map, 0 for nothing"
-    )
+    option(parser, "--freeze-stride", int, 8, "freeze the backbone up to this map, 0 for nothing")
     option(parser, "--threads", threads, None, "CPU threads (default: torch's choice)")
     option(parser, "--precision", str, "auto", "auto, fp32 or bf16")
     option(parser, "--seed", int, 0, "of everything random")
