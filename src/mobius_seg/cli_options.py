@@ -42,6 +42,7 @@ _TRAIN_OPTIONS: tuple[tuple[str, type, str], ...] = (
     ("agnostic_ratio", float, "share of images asked without names"),
     ("enlarge_ratio", float, "share of composed scenes made smaller and enlarged"),
     ("close_ratio", float, "share of composed scenes that are close-ups"),
+    ("texture_ratio", float, "share of their objects that get the relief of a background"),
     ("wording_ratio", float, "share of names asked in other words, and of scenes asked by kinds"),
     ("photometric_ratio", float, "share of a COCO file's pictures changed in light or noise"),
     ("prefix_ratio", float, "share of steps that run a random prefix of the decoder's layers"),

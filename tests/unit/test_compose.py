@@ -114,6 +114,41 @@ def test_close_ups_hold_few_objects_and_large_ones(pack: Pack) -> None:
     np.testing.assert_array_equal(scene.image, again.image)
 
 
+def test_objects_get_the_relief_of_a_background(pack: Pack) -> None:
+    """Their inside changes, their outline and mean colour stay, and other draws stay theirs."""
+    composer = SceneComposer(pack, "train", 256, side_range=(0.5, 0.6), texture_ratio=1.0)
+    rough, plain = 0, 0
+    for i in range(30):
+        patch = composer._patch(scene_rng(4, i), 0, 120.0)
+        composer.texture_ratio = 0.0
+        smooth = composer._patch(scene_rng(4, i), 0, 120.0)
+        composer.texture_ratio = 1.0
+        inside = patch[..., 3] == 255
+        assert (patch[..., :3] <= patch[..., 3:]).all()
+        rough += patch[inside][:, :3].std(0).mean()
+        plain += smooth[smooth[..., 3] == 255][:, :3].std(0).mean()
+    assert rough > 1.3 * plain
+    small = composer._patch(scene_rng(5, 0), 0, 39.0)
+    composer.texture_ratio = 0.0
+    np.testing.assert_array_equal(small, composer._patch(scene_rng(5, 0), 0, 39.0))
+
+
+def test_relief_keeps_outline_and_mean_colour() -> None:
+    rng = np.random.default_rng(0)
+    patch = np.zeros((64, 48, 4), np.uint8)
+    patch[8:56, 6:42] = (90, 60, 120, 255)
+    patch[56:60, 6:42] = (45, 30, 60, 128)  # premultiplied
+    texture = rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    woven = appearance.weave(rng, patch, texture)
+    np.testing.assert_array_equal(woven[..., 3], patch[..., 3])
+    assert not woven[patch[..., 3] == 0].any()
+    inside = woven[8:56, 6:42, :3].reshape(-1, 3)
+    assert inside.std(0).min() > 4
+    np.testing.assert_allclose(inside.mean(0), (90, 60, 120), rtol=0.03)
+    even = np.full_like(texture, 77)
+    np.testing.assert_array_equal(appearance.weave(rng, patch, even), patch)
+
+
 def test_names_are_drawn_evenly(pack: Pack) -> None:
     composer = SceneComposer(pack, "train", 64)
     drawn = [name for i in range(600) for name, _ in composer._plan(scene_rng(2, i))]

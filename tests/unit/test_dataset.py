@@ -108,6 +108,18 @@ def test_scenes_are_enlarged_with_their_masks(pack: Pack) -> None:
     assert torch.equal(sample.image, torch.from_numpy(wanted).permute(2, 0, 1))
 
 
+def test_objects_may_get_texture(pack: Pack) -> None:
+    """The composers of both sizes are told."""
+    plain, woven = (
+        ComposedSamples(pack, size=256, seed=3, enlarge=0.5, texture=t) for t in (0, 1.0)
+    )
+    assert (plain.composer.texture_ratio, plain._small.texture_ratio) == (0, 0)
+    assert (woven.composer.texture_ratio, woven._small.texture_ratio) == (1.0, 1.0)
+    assert any(not torch.equal(plain[i].image, woven[i].image) for i in range(4))
+    with pytest.raises(InputError, match="texture"):
+        ComposedSamples(pack, texture=-0.5)
+
+
 def test_a_share_to_enlarge_out_of_range_is_refused(pack: Pack) -> None:
     with pytest.raises(InputError, match="enlarge"):
         ComposedSamples(pack, enlarge=1.5)

@@ -198,8 +198,11 @@ def test_names_of_a_file_that_the_pack_lacks_are_added(
 
 def test_composed_sources_of_a_mixture_are_close_ups_and_reworded(pack: Path) -> None:
     sources = [Source(kind="composed")]
-    opened = Sources(sources, pack, subwords=False, enlarge=0.5, close=1.0, wording=0.5)
+    opened = Sources(
+        sources, pack, subwords=False, enlarge=0.5, close=1.0, texture=0.25, wording=0.5
+    )
     samples = opened.samples(sources, SIZE, 0)
+    assert samples.parts[0].samples.composer.texture_ratio == 0.25
     assert max(len(samples[i].boxes_xyxy) for i in range(30)) <= 3
     assert opened.vocabulary.other is not None
     assert len(opened.vocabulary.other.vectors) == len(opened.vocabulary.names)
@@ -341,6 +344,13 @@ STAGES = (Stage(share=1), Stage(share=1, sources=COMPOSED))
                 "close_ratio": 0.5,
             },
             "close_ratio is 0.5; allowed with a mixture without composed scenes: 0",
+        ),
+        (
+            {
+                "mixture": (Source(kind="coco", annotations=Path("a"), images=Path("b")),),
+                "texture_ratio": 0.5,
+            },
+            "texture_ratio is 0.5; allowed with a mixture without composed scenes: 0",
         ),
         (
             {"mixture": COMPOSED, "photometric_ratio": 0.5},

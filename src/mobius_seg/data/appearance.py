@@ -15,6 +15,7 @@ Picture = NDArray[np.uint8]
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _NOISE_SIDE = 1024
+_LEAST_DEVIATION = 8.0  # of 255: the noise of a smooth texture is not blown up
 
 
 def premultiply(rgba_hw4: Picture) -> Picture:
@@ -67,6 +68,29 @@ def shade(rng: np.random.Generator, patch_hw4: Picture) -> Picture:
     ramp = np.minimum(255 - half + half * (y[:, None] + x[None, :]), 255).astype(np.uint8)
     weight = cv2.merge([ramp, ramp, ramp, np.full_like(ramp, 255)])
     return np.asarray(cv2.multiply(patch_hw4, weight, scale=1 / 255), np.uint8)
+
+
+def weave(rng: np.random.Generator, patch_hw4: Picture, texture_hw3: Picture) -> Picture:
+    """Give a premultiplied patch the relief of a texture; its mean colour and alpha stay.
+
+    Renders and drawings are smooth inside, photographed things are not: a mask that follows the
+    texture of a photograph covers a part of the thing only.
+
+    Args:
+        rng: source of the strength.
+        patch_hw4: premultiplied uint8 [h, w, 4].
+        texture_hw3: RGB uint8 [h, w, 3].
+
+    Returns:
+        Premultiplied uint8 [h, w, 4].
+    """
+    mean, deviation = cv2.meanStdDev(texture_hw3)
+    strength = rng.uniform(0.1, 0.45) / (float(deviation.mean()) + _LEAST_DEVIATION)
+    gain = 1 + strength * (texture_hw3.astype(np.float32) - mean.ravel().astype(np.float32))
+    alpha = patch_hw4[..., 3]
+    colour = patch_hw4[..., :3] * np.clip(gain, 0, 2)
+    colour = np.minimum(colour, alpha[..., None]).astype(np.uint8)
+    return np.dstack([colour, alpha])
 
 
 @dataclass(frozen=True, kw_only=True)

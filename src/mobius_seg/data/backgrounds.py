@@ -157,10 +157,10 @@ class Backdrops:
         Returns:
             RGB uint8 [H, W, 3], writeable, shared with nobody.
         """
-        picture = self._surface(rng, height, width)
+        picture = self.surface(rng, height, width)
         if rng.random() < 0.25:
             horizon = int(height * rng.uniform(0.35, 0.8))
-            floor = self._surface(rng, height, width)
+            floor = self.surface(rng, height, width)
             if rng.random() < 0.6:
                 floor = _lay_flat(rng, floor)
             picture[horizon:] = floor[horizon:]
@@ -172,7 +172,8 @@ class Backdrops:
                 picture[band] = (picture[band] * rows).astype(np.uint8)
         return picture
 
-    def _surface(self, rng: np.random.Generator, height: int, width: int) -> Picture:
+    def surface(self, rng: np.random.Generator, height: int, width: int) -> Picture:
+        """One surface: part of a picture, or drawn; as :meth:`draw`, which may join two."""
         if rng.random() < self._drawn_share:
             return draw_texture(rng, height, width)
         index = int(self._indices[int(rng.integers(len(self._indices)))])

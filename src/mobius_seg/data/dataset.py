@@ -43,6 +43,7 @@ class ComposedSamples(Dataset[Sample]):
         enlarge: probability that a scene is composed at 0.62 of the size and enlarged, as the
             predictor enlarges pictures that are smaller than its input.
         close: probability that a scene is a close-up: few objects, large ones.
+        texture: probability that an object, from 40 pixels on, gets the relief of a background.
         length: what ``len()`` says; indices may go beyond it.
 
     Raises:
@@ -62,20 +63,23 @@ class ComposedSamples(Dataset[Sample]):
         letterbox: float = 0.0,
         enlarge: float = 0.0,
         close: float = 0.0,
+        texture: float = 0.0,
         length: int = 1_000_000,
     ) -> None:
         """See the class."""
         ratios = np.array([names_ratio, expression_ratio, agnostic_ratio], np.float64)
         if not (np.isfinite(ratios).all() and ratios.min() >= 0 and ratios.sum() > 0):
             raise InputError(f"ratios {ratios.tolist()}: must be >= 0 and not all zero")
-        for name, share in (("letterbox", letterbox), ("enlarge", enlarge), ("close", close)):
+        shares = {"letterbox": letterbox, "enlarge": enlarge, "close": close, "texture": texture}
+        for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise InputError(f"{name} {share}: must be in 0..1")
-        self.composer = SceneComposer(pack, split, size, close_ratio=close)
+        looks = {"close_ratio": close, "texture_ratio": texture}
+        self.composer = SceneComposer(pack, split, size, **looks)
         self._small = self.composer
         if enlarge:
             smaller = max(32, round(size * _SMALLER))
-            self._small = SceneComposer(pack, split, smaller, close_ratio=close)
+            self._small = SceneComposer(pack, split, smaller, **looks)
         self._enlarge = enlarge
         self.seed = seed
         self._limits = np.cumsum(ratios / ratios.sum())

@@ -28,6 +28,7 @@ MAX_OBJECTS = 12
 CLOSE_SIDES = (0.35, 1.1)
 """The same in a close-up, as photographs of one thing are: it may reach over the borders."""
 CLOSE_OBJECTS = (1, 3)
+_TEXTURED = 40  # pixels: smaller objects show no texture
 MIN_VISIBLE_SHARE = 0.2
 MIN_INSIDE_SHARE = 0.4
 
@@ -108,6 +109,7 @@ class SceneComposer:
         side_range: longest side of an object over the image's side, drawn log-uniformly.
         objects: fewest and most objects of a scene, at least 1 and at most 12.
         close_ratio: share of scenes that are close-ups: few objects, large ones.
+        texture_ratio: share of the objects, from 40 pixels on, that get the relief of a background.
 
     Raises:
         InputError: unknown split, size out of range, or the split has no cut-out.
@@ -122,6 +124,7 @@ class SceneComposer:
         side_range: tuple[float, float] = SIDE_RANGE,
         objects: tuple[int, int] = (1, MAX_OBJECTS),
         close_ratio: float = 0.0,
+        texture_ratio: float = 0.0,
     ) -> None:
         """See the class."""
         if not 32 <= size <= 2048:
@@ -131,6 +134,7 @@ class SceneComposer:
         self.split = split
         self.size = size
         self.side_range, self.objects, self.close_ratio = side_range, objects, close_ratio
+        self.texture_ratio = texture_ratio
         self._backdrops = Backdrops(pack, pack.backgrounds_for(split))
         self._patches = PatchSource(pack)
         self._choices = _by_name_and_object(pack, pack.cutouts_for(split))
@@ -199,6 +203,9 @@ class SceneComposer:
             patch = appearance.recolour(rng, patch)
         if length > 24 and rng.random() < 0.4:
             patch = appearance.shade(rng, patch)
+        if self.texture_ratio and length > _TEXTURED and rng.random() < self.texture_ratio:
+            texture = self._backdrops.surface(rng, *patch.shape[:2])
+            patch = appearance.weave(rng, patch, texture)
         if turned or rng.random() < 0.6:
             patch = rotate(patch, angle)
         if length > 24 and rng.random() < 0.25:  # out of focus: the edge softens with the object

@@ -57,6 +57,7 @@ class StepBatches(Dataset[Batch]):
                 self._subwords,
                 enlarge=config.enlarge_ratio,
                 close=config.close_ratio,
+                texture=config.texture_ratio,
                 wording=config.wording_ratio,
                 photometric=config.photometric_ratio,
             )
@@ -144,6 +145,7 @@ class StepBatches(Dataset[Batch]):
             letterbox=0.1,
             enlarge=config.enlarge_ratio,
             close=config.close_ratio,
+            texture=config.texture_ratio,
         )
 
     def _make_vocabulary(self) -> Vocabulary:

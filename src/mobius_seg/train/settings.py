@@ -50,7 +50,7 @@ _WHOLE = (
     "seed",
     "freeze_stride",
 )
-COMPOSED_RATIOS = ("enlarge_ratio", "close_ratio", "wording_ratio")
+COMPOSED_RATIOS = ("enlarge_ratio", "close_ratio", "texture_ratio", "wording_ratio")
 """Shares that only runs on composed scenes have."""
 _MOST_NEGATIVES = 10**6
 LARGEST_BATCH = 65_536
@@ -96,6 +96,7 @@ class TrainConfig:
         enlarge_ratio: share of composed scenes that are made smaller and enlarged, as small
             pictures are at inference.
         close_ratio: share of composed scenes that are close-ups, as many photographs are.
+        texture_ratio: share of their objects that get the relief of a photograph or a texture.
         wording_ratio: share of composed names asked in other words (synonyms, plurals, articles),
             and of composed scenes asked for kinds of things ("animal").
         photometric_ratio: share of the pictures of COCO files that are changed in light, sharpness
@@ -145,6 +146,7 @@ class TrainConfig:
     agnostic_ratio: float = 0.15
     enlarge_ratio: float = 0.0
     close_ratio: float = 0.0
+    texture_ratio: float = 0.0
     wording_ratio: float = 0.0
     photometric_ratio: float = 0.0
     prefix_ratio: float = 0.2

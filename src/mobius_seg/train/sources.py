@@ -39,6 +39,7 @@ class Sources:
         subwords: the network reads the sub-words of names.
         enlarge: share of composed scenes that are made smaller and enlarged.
         close: share of composed scenes that are close-ups.
+        texture: share of their objects that get the relief of a background.
         wording: share of names asked in other words; above 0 the vocabulary has these.
         photometric: share of the pictures of COCO files changed in light, sharpness or noise.
 
@@ -54,11 +55,13 @@ class Sources:
         *,
         enlarge: float = 0.0,
         close: float = 0.0,
+        texture: float = 0.0,
         wording: float = 0.0,
         photometric: float = 0.0,
     ) -> None:
         """See the class."""
-        self._enlarge, self._close, self._photometric = enlarge, close, photometric
+        self._enlarge, self._close, self._texture = enlarge, close, texture
+        self._photometric = photometric
         composed = any(source.kind == "composed" for source in sources)
         self.pack = Pack.open(pack) if composed else None
         self._coco: dict[tuple[Path, Path], CocoSamples] = {}
@@ -106,6 +109,7 @@ class Sources:
                 letterbox=_LETTERBOX,
                 enlarge=self._enlarge,
                 close=self._close,
+                texture=self._texture,
             )
         if source.supervision == "expressions":
             return self._referring(source, size, seed)
