@@ -5,6 +5,7 @@ go on exactly there, in any number of worker processes.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -74,12 +75,12 @@ class ComposedSamples(Dataset[Sample]):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise InputError(f"{name} {share}: must be in 0..1")
-        looks = {"close_ratio": close, "texture_ratio": texture}
-        self.composer = SceneComposer(pack, split, size, **looks)
+        composer = partial(SceneComposer, close_ratio=close, texture_ratio=texture)
+        self.composer = composer(pack, split, size)
         self._small = self.composer
         if enlarge:
             smaller = max(32, round(size * _SMALLER))
-            self._small = SceneComposer(pack, split, smaller, **looks)
+            self._small = composer(pack, split, smaller)
         self._enlarge = enlarge
         self.seed = seed
         self._limits = np.cumsum(ratios / ratios.sum())
