@@ -15,6 +15,7 @@ from mobius_seg.pareto.options import add_pareto
 from mobius_seg.train.grow_options import add_grow
 from mobius_seg.train.pretrain_options import add_pretrain
 from mobius_seg.train.settings import TrainConfig
+from mobius_seg.train.validation_options import add_validation
 
 DEFAULT_MODEL = "mobius-n"
 DEFAULT_ASSETS = Path("assets")
@@ -260,6 +261,7 @@ def _add_train(commands: _Commands) -> None:
             help=f"{text} (default: yes)",
         )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
+    add_validation(parser, _option)
     _option(parser, "--mixture", Path, None, "JSON file of sources to mix, instead of one")
     _option(parser, "--recipe", Path, None, "JSON file of stages to train in, for comparison")
     parser.add_argument(

@@ -325,6 +325,7 @@ def test_train_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) 
     from mobius_seg.loss_config import LossConfig
     from mobius_seg.train import loop
     from mobius_seg.train.settings import TrainConfig
+    from mobius_seg.train.validation_settings import Validation
 
     runs: list[TrainConfig] = []
 
@@ -344,6 +345,12 @@ def test_train_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch) 
         negatives=(1, 9), lr=0.5, freeze_norm=False, pretrained=False,
         loss=LossConfig(class_loss="focal", pull=0.0), overrides={"width": 64},
     )  # fmt: skip
+    judged = ["--val-annotations", "a.json", "--val-images", "b", "--val-steps", "7"]
+    arguments = ["--preset", "mobius-n", "--out", "run", "--steps", "5", *judged]
+    assert main(["train", *arguments, "--val-limit", "3"]) == 0
+    assert runs[2].validation == Validation(
+        annotations=Path("a.json"), images=Path("b"), steps=7, limit=3
+    )
 
 
 def test_every_training_setting_has_an_option() -> None:

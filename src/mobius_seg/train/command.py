@@ -7,6 +7,7 @@ from mobius_seg.train.mixture import read_mixture
 from mobius_seg.train.recipe import read_recipe
 from mobius_seg.train.settings import TrainConfig, parse_sizes
 from mobius_seg.train.switches import parse_loss, parse_overrides
+from mobius_seg.train.validation_options import read_validation
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -43,4 +44,5 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     values["overrides"] = parse_overrides(options.overrides)
     values["mixture"] = () if options.mixture is None else read_mixture(options.mixture)
     values["recipe"] = None if options.recipe is None else read_recipe(options.recipe)
+    values["validation"] = read_validation(options)
     return TrainConfig(**values)

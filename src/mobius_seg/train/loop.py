@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +35,9 @@ from mobius_seg.train.stages import StageKeeper
 from mobius_seg.train.start import start_network
 from mobius_seg.train.workers import start_worker
 from mobius_seg.version import __version__
+
+if TYPE_CHECKING:
+    from mobius_seg.train.validation import Validator
 
 logger = logging.getLogger(__name__)
 _BAD_STEPS = 20
@@ -109,6 +112,7 @@ class Run:
         self.state: State = {"step": 0, "seconds": 0.0, "images": 0, "snapshot_seconds": 0.0}
         if config.resume:
             self.state = load_checkpoint(self._checkpoints, network, self.average, self.optimizer)
+        self.validator = self._make_validator()
         if config.compile:
             network.backbone.compile()
         self.ready: nn.Module = self.accelerator.prepare(network)
@@ -116,6 +120,15 @@ class Run:
         self.bad_steps = 0
         self.stop = False
         self.log: list[dict[str, float]] = self._read_log()
+
+    def _make_validator(self) -> "Validator | None":
+        """What judges the run, if anything does; bad pictures are found before any step."""
+        if self.config.validation is None:
+            return None
+        from mobius_seg.train.validation import Validator
+
+        step = self.state["step"] if self.config.resume else 0
+        return Validator(self.config.validation, self.config.out, int(step))
 
     @property
     def _checkpoints(self) -> Path:
@@ -145,6 +158,9 @@ class Run:
                     self._report(losses, window, bar, task)
                 if config.snapshot_steps and self.state["step"] % config.snapshot_steps == 0:
                     self._snapshot()
+                if self.validator is not None and self.validator.due(int(self.state["step"])):
+                    begun += self._judge(self.validator)  # the clock of the training stands still
+                    window = [(time.monotonic(), self.state["images"])]
                 due = self.state["seconds"] - last_checkpoint
                 if due >= config.checkpoint_minutes * 60:
                     self.checkpoint()
@@ -270,9 +286,24 @@ class Run:
         if self.accelerator.is_main_process:
             self._save(self.config.out / "snapshots" / f"step-{self.state['step']:08d}")
 
+    def _judge(self, validator: "Validator") -> float:
+        """Score the averaged weights and keep the best; returns the seconds that it took."""
+        begun, step = time.monotonic(), int(self.state["step"])
+        if self.accelerator.is_main_process:
+            network = self.average.module
+            assert isinstance(network, Mobius)
+            line = validator.judge(network, step, self._save)
+            figures = {f"val_{k}": v for k, v in line.items() if isinstance(v, float)}
+            self.accelerator.log(figures, step=step)
+            print(f"step {step}  {validator.spoken(line)}", flush=True)
+        self.accelerator.wait_for_everyone()
+        return time.monotonic() - begun
+
     def finish(self) -> Path:
         """Write the averaged model, what it was trained on, and the curve."""
         folder = self.config.out / "model"
+        if self.validator is not None and self.validator.due(int(self.state["step"]), last=True):
+            self._judge(self.validator)
         if self.accelerator.is_main_process:
             self._save(folder)
             draw_curve(self.log, self.config.out / "curve.png")
@@ -301,6 +332,7 @@ class Run:
             "annotations": self.batches.annotations,
             "pretraining": self.pretraining,
             "previous": self.previous,
+            **({} if self.validator is None else {"validation": self.validator.lines}),
             "curve": self.log[:: max(1, len(self.log) // 200)],
             "versions": {"torch": torch.__version__, "mobius_seg": __version__},
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),

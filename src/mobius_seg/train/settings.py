@@ -18,6 +18,7 @@ from mobius_seg.presets import get_preset
 from mobius_seg.train.mixture import Source, check_ratios
 from mobius_seg.train.recipe import LARGEST, Recipe
 from mobius_seg.train.switches import override
+from mobius_seg.train.validation_settings import Validation
 
 _ABOVE_ZERO = (
     "steps",
@@ -117,6 +118,7 @@ class TrainConfig:
         mixture: sources of the samples, in place of ``annotations`` and of the two ratios
             of composed scenes.
         recipe: stages of the run, for comparison; None = one stage.
+        validation: pictures that the run is judged on, for its best weights; None = it is not.
     """
 
     preset: str
@@ -164,6 +166,7 @@ class TrainConfig:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     mixture: tuple[Source, ...] = ()
     recipe: Recipe | None = None
+    validation: Validation | None = None
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained.
