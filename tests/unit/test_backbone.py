@@ -70,7 +70,7 @@ def test_plain_vit_gets_a_pyramid() -> None:
     maps = backbone(torch.rand(1, 3, 64, 96))
     shapes = [tuple(m.shape[1:]) for m in maps]
     assert shapes == [(256, 64 // s, 96 // s) for s in STRIDES]
-    with pytest.raises(InputError, match="ViT"):
+    with pytest.raises(InputError, match=r"freeze stride is 8; allowed with eva02_\S+: 0$"):
         backbone.freeze(8)
 
 
@@ -119,3 +119,15 @@ def test_packaged_weights_fill_in_order(tmp_path: Path) -> None:
     torch.save(dict(list(tensors.items())[:5]), file)
     with pytest.raises(InputError, match="5 tensors"):
         load_imagenet(source, "tf_efficientnet_lite0", tmp_path)
+
+
+def test_a_stage_at_stride_2_can_be_frozen() -> None:
+    """Where the backbone has one; a resnet's first convolution belongs to its stride 4."""
+    backbone = Backbone(get_preset("mobius-n"))
+    frozen = backbone.freeze(2)
+    named = dict(backbone.body.named_parameters())
+    assert frozen == sum(not p.requires_grad for p in named.values()) > 0
+    assert not named["conv_stem.weight"].requires_grad
+    assert named["blocks.1.0.conv_pw.weight"].requires_grad
+    with pytest.raises(InputError, match="freeze stride is 2; allowed with resnet18: 0, 4, 8"):
+        Backbone(replace(get_preset("mobius-n"), backbone="resnet18")).freeze(2)
