@@ -4,6 +4,7 @@
 CC0, public domain, CC-BY), all 52 names asked, the six best instances from a low threshold on.
 ``failures_sheet.jpg``: of the first hundred val-base scenes those six in which the largest share of
 the objects is not found under its name (truth left, prediction right). Not chosen by hand.
+Those of another model than the default have its name in theirs.
 """
 
 import argparse
@@ -41,13 +42,14 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=ROOT / "runs" / "photos")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    model = mobius_seg.load(options.model)
-    save(_photographs(model, options.photos), options.out / "photo_sheet.jpg")
+    model, own = mobius_seg.load(options.model), Path(options.model).name
+    more = "" if own == parser.get_default("model") else f"_{own}"
+    save(_photographs(model, options.photos), options.out / f"photo_sheet{more}.jpg")
     scenes = val_set("val-base", options.pack, options.folder)
     coco = read_coco(scenes.annotations)
     worst = sorted(range(SCENES), key=lambda i: _right(model, coco, i, scenes.images))[:PER_SPLIT]
     pairs = [truth_and_prediction(model, coco, index, scenes.images) for index in sorted(worst)]
-    save_grid(pairs, COLUMNS - 1, options.out / "failures_sheet.jpg")
+    save_grid(pairs, COLUMNS - 1, options.out / f"failures_sheet{more}.jpg")
 
 
 def _photographs(model: mobius_seg.Predictor, folder: Path) -> Image.Image:

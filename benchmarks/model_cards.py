@@ -78,7 +78,7 @@ def model_card(model: str) -> str:
         parts += ["## Evaluation\n", *(f"#{text}" for text in sections)]
     parts += [
         "## Limits\n",
-        prose.CARD_LIMITS,
+        prose.CARD_LIMITS.format(seen=_seen(training)),
     ]
     if config:
         parts += ["## Configuration\n", "```json\n" + json.dumps(config, indent=2) + "\n```\n"]
@@ -100,6 +100,12 @@ def _earlier_runs(training: dict[str, Any]) -> list[str]:
     listed = "\n".join(f"* {note}" for note in ([notes] if isinstance(notes, str) else notes))
     text = "The weights come from several runs, each started from the one before:\n"
     return [text, table(["run", *keys], rows), listed + "\n", "The last of them:\n"]
+
+
+def _seen(training: dict[str, Any]) -> str:
+    """What kinds of pictures the last run was trained on."""
+    rooms = sum(int(file.get("pictures", 0)) for file in training.get("annotations") or [])
+    return f"{rooms:,} path-traced rooms and composed scenes" if rooms else "composed scenes only"
 
 
 def _is_plain(value: Any) -> bool:

@@ -37,7 +37,7 @@ been tested for that.
 """
 
 CARD_LIMITS = """\
-The weights have seen composed scenes only: cut-outs of rendered models and drawings on photographs
+The weights have seen {seen}: cut-outs of rendered models and drawings on photographs
 and textures. Photographs differ in light, texture, crowding and pose; parts, surfaces and people
 are not taught. Scores are not calibrated for photographs. The names follow the packages they come
 from, and so do their gaps and biases. More in the

@@ -225,6 +225,9 @@ def _pictures() -> str:
         "photo_sheet.jpg": "Photographs of the dev half, 52 names asked, best six from 0.02 on",
         "failures_sheet.jpg": "Of 100 val-base scenes the six where most objects are lost",
     }
+    for model in released():  # galleries.py: those of the default model have no name in theirs
+        for name in ("photo_sheet.jpg", "failures_sheet.jpg"):
+            captions[name.replace(".jpg", f"_{model}.jpg")] = f"{captions[name]}: {model}"
     found = [
         f"![{text}]({name})\n\n{text}.\n"
         for name, text in captions.items()

@@ -73,19 +73,20 @@ def mobius_s() -> ModelConfig:
     """Phone, CPU, more accurate.
 
     As wide as mobius-n, whose trained weights it grows from (train/grow.py): what the larger one
-    adds is its backbone, its input, and its feed-forward parts.
+    adds is its backbone, its feed-forward parts, a mixing layer and queries. Its first weights find
+    most at 416 pixels, as those of mobius-n do (docs/experiments.md).
     """
     return ModelConfig(
         name="mobius-s",
         backbone="tf_efficientnet_lite2",
-        input_size=512,
+        input_size=416,
         mixing_layers=3,
         mixing_ffn=768,
         queries=150,
         candidates=600,
         decoder_ffn=768,
         expected_params=7_042_847,
-        expected_gmac=4.43,
+        expected_gmac=3.02,
         image_mean=_LITE_MEAN,
         image_std=_LITE_STD,
     )
