@@ -73,13 +73,13 @@ def test_a_run_is_judged_as_eval_judges(
 def test_the_best_weights_are_kept(
     pack: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores(monkeypatch, None, 0.2, 0.4, 0.3)
+    scores(monkeypatch, None, 0.4, 0.4, 0.3)
     out = tmp_path / "run"
     model = train(
         settings(pack, out, steps=8, snapshot_steps=6, validation=judged_on(data), lr=1e-2)
     )
     lines = lines_of(out)
-    assert [line["mask_ap"] for line in lines] == [None, 0.2, 0.4, 0.3]
+    assert [line["mask_ap"] for line in lines] == [None, 0.4, 0.4, 0.3]
     assert [line["best"] for line in lines] == [False, True, True, False]
     best, third, last = (
         weights(out / "best"),
@@ -119,6 +119,12 @@ def test_what_cannot_be_judged_on_is_refused_before_training(
     with pytest.raises(InputError, match="no picture"):
         train(settings(pack, out, validation=nowhere))
     assert not (out / "checkpoints").exists()
+    empty = json.loads((data / "annotations.json").read_text())
+    empty["annotations"] = []
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    nothing = Validation(annotations=tmp_path / "empty.json", images=data / "images")
+    with pytest.raises(InputError, match=r"empty.json: the pictures to judge on hold no object"):
+        Validator(nothing, tmp_path)
     with pytest.raises(InputError, match=r"Validation.steps is 0; allowed: 1 or more"):
         judged_on(data, steps=0)
     with pytest.raises(InputError, match=r"Validation.limit is True"):

@@ -132,4 +132,6 @@ class TestCommand:
         out = str(tmp_path / "grown")
         assert main(["grow", "--weights", "mobius-n", "--preset", "mobius-m", "--out", out]) == 2
         assert "mobius-n does not grow into mobius-m" in capsys.readouterr().err
+        assert main(["grow", "--weights", "mobius-n", "--preset", "mobius-n", "--out", out]) == 2
+        assert "mobius-n is mobius-n already; allowed: a larger" in capsys.readouterr().err
         assert not Path(out).exists()

@@ -149,6 +149,8 @@ def write_grown(weights: Path, preset: str, out: Path, seed: int = 0) -> tuple[P
     if (out / WEIGHTS_FILE).exists():
         raise InputError(f"{out}: holds a model already; choose another --out")
     source = load_model(weights)
+    if source.config.name == preset:
+        raise InputError(f"{weights} is {preset} already; allowed: a larger model as --preset")
     try:
         network = grow(source, get_preset(preset), seed)
     except InputError as error:

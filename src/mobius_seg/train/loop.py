@@ -80,6 +80,7 @@ class Run:
         """See the class."""
         self.config = config
         torch.manual_seed(config.seed)
+        self.validator = self._make_validator()
         self.accelerator = Accelerator(
             mixed_precision=choose_precision(config.precision),
             log_with="tensorboard",
@@ -112,7 +113,8 @@ class Run:
         self.state: State = {"step": 0, "seconds": 0.0, "images": 0, "snapshot_seconds": 0.0}
         if config.resume:
             self.state = load_checkpoint(self._checkpoints, network, self.average, self.optimizer)
-        self.validator = self._make_validator()
+            if self.validator is not None:
+                self.validator.go_on(int(self.state["step"]))
         if config.compile:
             network.backbone.compile()
         self.ready: nn.Module = self.accelerator.prepare(network)
@@ -127,8 +129,7 @@ class Run:
             return None
         from mobius_seg.train.validation import Validator
 
-        step = self.state["step"] if self.config.resume else 0
-        return Validator(self.config.validation, self.config.out, int(step))
+        return Validator(self.config.validation, self.config.out)
 
     @property
     def _checkpoints(self) -> Path:

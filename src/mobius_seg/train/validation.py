@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobius_seg.data.coco_file import picture_path, read_coco
+from mobius_seg.errors import InputError
 from mobius_seg.evaluate.ap import ApScorer
 from mobius_seg.evaluate.runner import evaluate
 from mobius_seg.files import write_text
@@ -27,7 +28,6 @@ class Validator:
     Args:
         validation: what on and how often; the file and its pictures are checked at once.
         out: folder of the run.
-        step: of the run when it goes on; what was judged later than that is forgotten.
 
     Attributes:
         lines: one a judgement: the step, the figures (COCO averages in 0..1), whether it is the
@@ -37,24 +37,32 @@ class Validator:
         InputError: the annotations or the pictures cannot be used.
     """
 
-    def __init__(self, validation: Validation, out: Path, step: int = 0) -> None:
+    def __init__(self, validation: Validation, out: Path) -> None:
         """See the class."""
         self.validation, self.out = validation, out
         coco = read_coco(validation.annotations)
         rows = range(len(coco.images))[: validation.limit]
         for row in rows:
             picture_path(coco.images[row], validation.images)
+        if not any(not coco.annotations[i].crowd for row in rows for i in coco.by_image[row]):
+            raise InputError(
+                f"{validation.annotations}: the pictures to judge on hold no object (crowds do not"
+                " count); allowed: one or more"
+            )
         self.figure = "mask_ap" if ApScorer(coco, rows).has_masks else "box_ap"
         self.lines: list[dict[str, Any]] = []
-        file = out / VALIDATION_FILE
-        if step and file.is_file():
+
+    def go_on(self, step: int) -> None:
+        """Take up the lines of a run that goes on; those of steps after ``step`` are forgotten."""
+        file = self.out / VALIDATION_FILE
+        if file.is_file():
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             self.lines = [line for line in lines if line["step"] <= step]
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The line of the best weights, None before the first."""
-        scored = [line for line in self.lines if line[self.figure] is not None]
+        """The line of the best weights, of equal ones the latest; None before the first."""
+        scored = [line for line in reversed(self.lines) if line[self.figure] is not None]
         return max(scored, key=lambda line: float(line[self.figure]), default=None)
 
     def due(self, step: int, last: bool = False) -> bool:
@@ -90,7 +98,7 @@ class Validator:
         line: dict[str, Any] = {"step": step}
         line |= {key: metrics[key] for key in _KEPT if key in metrics}
         value = line[self.figure]
-        line["best"] = value is not None and (before is None or value > before[self.figure])
+        line["best"] = value is not None and (before is None or value >= before[self.figure])
         self.lines.append(line)
         if line["best"]:
             save(self.out / BEST)
