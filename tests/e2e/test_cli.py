@@ -361,4 +361,4 @@ def test_every_training_setting_has_an_option() -> None:
 
     options = build_parser().parse_args(["train", "--preset", "x", "--out", "y"])
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert fields - set(vars(options)) == {"sizes"}  # which is --size
+    assert fields - set(vars(options)) == {"sizes", "validation"}  # --size and --val-...
