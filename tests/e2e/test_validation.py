@@ -13,7 +13,7 @@ from mobius_seg.cli import main
 from mobius_seg.data.compose import write_dataset
 from mobius_seg.errors import InputError
 from mobius_seg.train import validation as module
-from mobius_seg.train.loop import train
+from mobius_seg.train.loop import Run, train
 from mobius_seg.train.validation import Validator
 from mobius_seg.train.validation_settings import Validation
 
@@ -139,6 +139,22 @@ def test_a_judgement_is_made_once(data: Path, tmp_path: Path) -> None:
     assert validator.due(2)
     assert not validator.due(3)
     assert validator.due(3, last=True)
-    validator.lines.append({"step": 4, "mask_ap": None, "best": False})
+    validator.last = 4
     assert not validator.due(4, last=True)
     assert validator.best is None
+
+
+def test_every_process_knows_what_was_judged(
+    pack: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that do not judge wait for the one that does, as often as it does."""
+    scores(monkeypatch, 0.1, 0.2, 0.3)
+    run = Run(settings(pack, tmp_path / "run", steps=4, validation=judged_on(data)))
+    waits: list[int] = []
+    monkeypatch.setattr(run.accelerator, "wait_for_everyone", lambda: waits.append(1))
+    monkeypatch.setattr(type(run.accelerator), "is_main_process", False)
+    run.go()
+    assert run.validator is not None
+    assert run.validator.lines == []
+    assert not run.validator.due(4, last=True)
+    assert len(waits) == 2

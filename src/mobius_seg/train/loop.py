@@ -297,6 +297,7 @@ class Run:
             figures = {f"val_{k}": v for k, v in line.items() if isinstance(v, float)}
             self.accelerator.log(figures, step=step)
             print(f"step {step}  {validator.spoken(line)}", flush=True)
+        validator.last = step
         self.accelerator.wait_for_everyone()
         return time.monotonic() - begun
 

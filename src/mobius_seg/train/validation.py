@@ -31,7 +31,8 @@ class Validator:
 
     Attributes:
         lines: one a judgement: the step, the figures (COCO averages in 0..1), whether it is the
-            best so far.
+            best so far. In the main process alone.
+        last: step of the last judgement, in every process.
 
     Raises:
         InputError: the annotations or the pictures cannot be used.
@@ -51,6 +52,7 @@ class Validator:
             )
         self.figure = "mask_ap" if ApScorer(coco, rows).has_masks else "box_ap"
         self.lines: list[dict[str, Any]] = []
+        self.last: int | None = None
 
     def go_on(self, step: int) -> None:
         """Take up the lines of a run that goes on; those of steps after ``step`` are forgotten."""
@@ -58,6 +60,7 @@ class Validator:
         if file.is_file():
             lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             self.lines = [line for line in lines if line["step"] <= step]
+            self.last = self.lines[-1]["step"] if self.lines else None
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -72,8 +75,7 @@ class Validator:
             step: how many were taken.
             last: they were the last.
         """
-        judged = bool(self.lines) and self.lines[-1]["step"] == step
-        return not judged and (last or step % self.validation.steps == 0)
+        return self.last != step and (last or step % self.validation.steps == 0)
 
     def judge(self, network: Mobius, step: int, save: Callable[[Path], None]) -> dict[str, Any]:
         """Score weights at the model's own input size, and keep them if none were better.
